@@ -1,0 +1,61 @@
+import type { Block, Message } from '../../core/transcript.ts'
+import type { JsonObject } from '../tools/tool.ts'
+
+type Options = { providerOptions?: Record<string, JsonObject> }
+type Part = Options &
+  (
+    | { type: 'text' | 'reasoning'; text: string }
+    | { type: 'tool-call'; toolCallId: string; toolName: string; input: unknown }
+    | {
+        type: 'tool-result'
+        toolCallId: string
+        toolName: string
+        output: { type: 'text' | 'error-text'; value: string }
+      }
+  )
+export type PromptMessage =
+  | { role: 'system'; content: string }
+  | { role: 'user' | 'assistant' | 'tool'; content: Part[] }
+
+/**
+ * A transcript in the form that the SDK takes. `provider` is the key under which that provider's data lies in `meta`:
+ * what another provider signed is left out, and so is reasoning that nobody signed.
+ */
+export function toPrompt(messages: readonly Message[], provider: string): PromptMessage[] {
+  const prompt: PromptMessage[] = []
+  const names = new Map<string, string>()
+  for (const message of messages) {
+    if (message.role === 'system') prompt.push({ role: 'system', content: message.content })
+    else if (message.role === 'user') prompt.push({ role: 'user', content: [{ type: 'text', text: message.content }] })
+    else if (message.role === 'block_assistant') {
+      const content = message.blocks.flatMap((block) => toPart(block, provider, names))
+      // An answer that was broken off before it said anything is none, for a provider.
+      if (content.length > 0) prompt.push({ role: 'assistant', content })
+    } else {
+      const content = message.results.map(
+        ({ tool_use_id, content, is_error }): Part => ({
+          type: 'tool-result',
+          toolCallId: tool_use_id,
+          toolName: names.get(tool_use_id) ?? 'unknown',
+          output: { type: is_error ? 'error-text' : 'text', value: content },
+        }),
+      )
+      prompt.push({ role: 'tool', content })
+    }
+  }
+  return prompt
+}
+
+function toPart(block: Block, provider: string, names: Map<string, string>): Part[] {
+  const own = block.data.meta?.[provider] as JsonObject | undefined
+  const options: Options = own === undefined ? {} : { providerOptions: { [provider]: own } }
+  if (block.block_type === 'tool_use') {
+    const { id, name, args } = block.data
+    names.set(id, name)
+    const input = typeof args === 'object' && args !== null ? args : {}
+    return [{ type: 'tool-call', toolCallId: id, toolName: name, input, ...options }]
+  }
+  const { text } = block.data
+  if (block.block_type === 'reasoning') return own === undefined ? [] : [{ type: 'reasoning', text, ...options }]
+  return text.trim() === '' ? [] : [{ type: 'text', text, ...options }]
+}

@@ -1,0 +1,154 @@
+import { createAnthropic } from '@ai-sdk/anthropic'
+import { createGoogleGenerativeAI } from '@ai-sdk/google'
+import { createOpenAI } from '@ai-sdk/openai'
+import { createOpenAICompatible } from '@ai-sdk/openai-compatible'
+import { InvalidParamsError, ProviderError } from '../../core/errors.ts'
+import { answerOf, toFault } from './answer.ts'
+import type { Model, ModelEvent, ModelProviders, ModelRequest } from './model.ts'
+import { toPrompt } from './model-messages.ts'
+
+export interface ProviderSettings {
+  apiKey: string
+  /** Where the provider is called, if not at its own address; '' is not set. */
+  baseURL: string
+}
+
+export interface ModelSettings {
+  /** `provider/name` for requests that name none; '' is none. */
+  standard: string
+  anthropic: ProviderSettings
+  openai: ProviderSettings
+  google: ProviderSettings
+  compatible: ProviderSettings
+  /** A call that says nothing for so long has failed, in milliseconds. */
+  silenceMs: number
+}
+
+type SdkModel = ReturnType<ReturnType<typeof createOpenAI>['chat']>
+type CallOptions = Parameters<SdkModel['doStream']>[0]
+type ProviderOptions = NonNullable<CallOptions['providerOptions']>
+
+interface Provider {
+  /** The variable without which it cannot be called. */
+  needs: string
+  isReady: boolean
+  /** The key of its data in the SDK's options and metadata. */
+  key: string
+  open(name: string): SdkModel
+  /** Sent with every call. */
+  always?: ProviderOptions[string]
+}
+
+/** The providers that this server is set up for, each behind the same seam. */
+export function createModelProviders(settings: ModelSettings): ModelProviders {
+  const { anthropic, openai, google, compatible, silenceMs } = settings
+  const secrets = [anthropic, openai, google, compatible].map(({ apiKey }) => apiKey).filter((key) => key !== '')
+  const common = ({ apiKey, baseURL }: ProviderSettings) => ({ apiKey, ...(baseURL === '' ? {} : { baseURL }) })
+  const providers: Record<string, Provider> = {
+    anthropic: {
+      needs: 'ANTHROPIC_API_KEY',
+      isReady: anthropic.apiKey !== '',
+      key: 'anthropic',
+      open: (name) => createAnthropic(common(anthropic))(name),
+    },
+    openai: {
+      needs: 'OPENAI_API_KEY',
+      isReady: openai.apiKey !== '',
+      key: 'openai',
+      open: (name) => createOpenAI(common(openai)).responses(name),
+      // Nothing is kept at the provider: the history travels with each call.
+      always: { store: false },
+    },
+    google: {
+      needs: 'GOOGLE_GENERATIVE_AI_API_KEY',
+      isReady: google.apiKey !== '',
+      key: 'google',
+      open: (name) => createGoogleGenerativeAI(common(google))(name),
+    },
+    compatible: {
+      needs: 'OPENAI_COMPATIBLE_BASE_URL',
+      isReady: compatible.baseURL !== '',
+      key: 'compatible',
+      open: (name) => {
+        const key = compatible.apiKey === '' ? {} : { apiKey: compatible.apiKey }
+        return createOpenAICompatible({ name: 'compatible', baseURL: compatible.baseURL, includeUsage: true, ...key })(
+          name,
+        )
+      },
+    },
+  }
+  return {
+    standard: settings.standard === '' ? undefined : settings.standard,
+    model(name) {
+      const slash = name.indexOf('/')
+      const id = name.slice(0, slash)
+      const provider = slash > 0 && Object.hasOwn(providers, id) ? providers[id] : undefined
+      if (provider === undefined || slash === name.length - 1) {
+        const known = Object.keys(providers).map((one) => `${one}/…`)
+        throw new InvalidParamsError('/model', `must be provider/name, one of ${known.join(', ')}`)
+      }
+      if (!provider.isReady) throw new ProviderError(`Models of ${id} are not set up here: set ${provider.needs}`)
+      return new SdkBackedModel(id, name.slice(slash + 1), provider, { silenceMs, secrets })
+    },
+  }
+}
+
+interface CallLimits {
+  silenceMs: number
+  /** Not to be repeated to anybody. */
+  secrets: readonly string[]
+}
+
+class SdkBackedModel implements Model {
+  readonly provider: string
+  readonly name: string
+  readonly #sdk: SdkModel
+  readonly #provider: Provider
+  readonly #limits: CallLimits
+
+  constructor(id: string, name: string, provider: Provider, limits: CallLimits) {
+    this.provider = id
+    this.name = name
+    this.#sdk = provider.open(name)
+    this.#provider = provider
+    this.#limits = limits
+  }
+
+  async *call(request: ModelRequest): AsyncGenerator<ModelEvent, void, undefined> {
+    const { silenceMs, secrets } = this.#limits
+    const silence = new AbortController()
+    let timer = setTimeout(() => silence.abort(), silenceMs)
+    const heard = () => {
+      clearTimeout(timer)
+      timer = setTimeout(() => silence.abort(), silenceMs)
+    }
+    const stop = new AbortController()
+    try {
+      const abortSignal = AbortSignal.any([request.signal, silence.signal, stop.signal])
+      const { stream } = await this.#sdk.doStream(this.#options(request, abortSignal))
+      yield* answerOf(stream, heard)
+    } catch (error) {
+      request.signal.throwIfAborted()
+      throw toFault(error, this.provider, secrets, silence.signal.aborted ? silenceMs : undefined)
+    } finally {
+      clearTimeout(timer)
+      // Whoever stops listening in the middle must not leave the provider talking.
+      stop.abort()
+    }
+  }
+
+  #options({ messages, tools, outputSchema, ...request }: ModelRequest, abortSignal: AbortSignal): CallOptions {
+    const { key, always } = this.#provider
+    const options = {
+      prompt: toPrompt(messages, key),
+      abortSignal,
+      providerOptions: { [key]: { ...request.providerParams, ...always } },
+      ...(request.maxTokens === undefined ? {} : { maxOutputTokens: request.maxTokens }),
+      ...(request.temperature === undefined ? {} : { temperature: request.temperature }),
+      ...(outputSchema === undefined ? {} : { responseFormat: { type: 'json', schema: outputSchema, name: 'output' } }),
+      ...(tools.length === 0 ? {} : { tools: tools.map((tool) => ({ type: 'function', ...tool })) }),
+    }
+    // The same shapes, without the SDK's own JSON types.
+    return options as unknown as CallOptions
+  }
+}

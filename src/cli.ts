@@ -1,0 +1,154 @@
+#!/usr/bin/env node
+import { writeFile } from 'node:fs/promises'
+import { parseArgs } from 'node:util'
+import { buildApp, VERSION } from './app.ts'
+import { type Config, ConfigError, flagName, loadConfig, type SettingName, settings } from './config.ts'
+import type { DurableStore } from './core/durable-store.ts'
+import { serve } from './main.ts'
+import { openDurableStore } from './stores/index.ts'
+import { counted, TransferError } from './transfer/export-format.ts'
+import { exportSessions } from './transfer/export-sessions.ts'
+import { importSessions } from './transfer/import-sessions.ts'
+
+const USAGE = `Suricate ${VERSION}: a session server for LLM agents
+
+Usage:
+  suricate serve [--port 8080] [--host 127.0.0.1] …   serve until a signal
+  suricate serve --agent ./my-agent.ts                with an agent of your own
+  suricate export --all > dump.ndjson                 print every session of the store, while no server uses it
+  suricate import < dump.ndjson                       take them into another store
+  suricate openapi [--write]                          print the OpenAPI document, or update openapi/
+  suricate --version
+  suricate --help
+`
+
+/** A mistake on the command line; the message says what would be right. */
+class UsageError extends Error {}
+
+async function main(args: readonly string[]): Promise<void> {
+  const [command, ...rest] = args
+  if (command === '--version' || command === '-v') return print(VERSION)
+  if (command === undefined || command === '--help' || command === '-h' || command === 'help') return print(help())
+  if (command === 'serve') return serveCommand(rest)
+  if (command === 'export') return exportCommand(rest)
+  if (command === 'import') return importCommand(rest)
+  if (command === 'openapi') return openapiCommand(rest)
+  throw new UsageError(`There is no command "${command}"; suricate --help lists them`)
+}
+
+async function serveCommand(args: readonly string[]): Promise<void> {
+  const { flags, wantsHelp } = parseFlags(args)
+  if (wantsHelp) return print(help())
+  await serve(loadConfig({ env: process.env, flags }))
+}
+
+async function exportCommand(args: readonly string[]): Promise<void> {
+  const { all, help: wantsHelp, 'store-url': url } = parseTransfer(args, { all: { type: 'boolean' } })
+  if (wantsHelp) return print(help())
+  if (!all) throw new UsageError('export needs --all: it is every session that is exported')
+  await withStore(url, async (store) => {
+    note(`exported ${counted(await exportSessions(store, process.stdout))}`)
+  })
+}
+
+async function importCommand(args: readonly string[]): Promise<void> {
+  const { help: wantsHelp, 'store-url': url } = parseTransfer(args)
+  if (wantsHelp) return print(help())
+  await withStore(url, async (store) => {
+    const { imported, skipped } = await importSessions(store, process.stdin, note)
+    note(`imported ${counted(imported)}${skipped === 0 ? '' : `, skipped ${skipped}`}`)
+  })
+}
+
+function parseTransfer(args: readonly string[], more: { all?: { type: 'boolean' } } = {}) {
+  const options = { 'store-url': { type: 'string' }, help: { type: 'boolean', short: 'h' }, ...more } as const
+  try {
+    return parseArgs({ args: [...args], options }).values as { all?: boolean; help?: boolean; 'store-url'?: string }
+  } catch (error) {
+    throw new UsageError(`${(error as Error).message}; suricate --help lists the commands`)
+  }
+}
+
+/** The store alone is asked for: the other settings are a server's. */
+async function withStore(flag: string | undefined, act: (store: DurableStore) => Promise<void>): Promise<void> {
+  const flags = flag === undefined ? {} : { STORE_URL: flag }
+  const { STORE_URL: url } = loadConfig({ env: { STORE_URL: process.env.STORE_URL }, flags })
+  const store = await openDurableStore(url).catch((error: Error) => {
+    throw new UsageError(error.message)
+  })
+  if (store === undefined) {
+    throw new UsageError(
+      `${url} ends with its process: set STORE_URL to a store that does not, as sqlite:./suricate.db`,
+    )
+  }
+  try {
+    await act(store)
+  } finally {
+    await store.close()
+  }
+}
+
+async function openapiCommand(args: readonly string[]): Promise<void> {
+  const config: Config = loadConfig({ env: {} })
+  const app = await buildApp(config)
+  await app.ready()
+  const [document, next] = [app.openapi(), app.openapi('3.2')].map((version) => `${JSON.stringify(version, null, 2)}\n`)
+  await app.close()
+  if (!args.includes('--write')) return print(String(document).trimEnd())
+  const folder = new URL('../openapi/', import.meta.url)
+  await writeFile(new URL('openapi.json', folder), String(document))
+  await writeFile(new URL('openapi-3.2.json', folder), String(next))
+}
+
+function parseFlags(args: readonly string[]): {
+  flags: Partial<Record<SettingName, string | boolean>>
+  wantsHelp: boolean
+} {
+  const names = Object.keys(settings.properties) as SettingName[]
+  const isSwitch = (name: SettingName) => settings.properties[name].type === 'boolean'
+  const options = Object.fromEntries(
+    names.map((name) => [
+      flagName(name),
+      { type: isSwitch(name) ? ('boolean' as const) : ('string' as const), multiple: name === 'AGENT' },
+    ]),
+  )
+  try {
+    const { values } = parseArgs({ args: [...args], options: { ...options, help: { type: 'boolean', short: 'h' } } })
+    const flags: Partial<Record<SettingName, string | boolean>> = {}
+    for (const name of names) {
+      const value = (values as Record<string, string | boolean | string[] | undefined>)[flagName(name)]
+      if (value !== undefined) flags[name] = Array.isArray(value) ? value.join(',') : value
+    }
+    return { flags, wantsHelp: values.help === true }
+  } catch (error) {
+    throw new UsageError(`${(error as Error).message}; suricate serve --help lists the flags`)
+  }
+}
+
+function help(): string {
+  const width = Math.max(...Object.keys(settings.properties).map((name) => name.length))
+  const rows = Object.entries(settings.properties).map(([name, { description, default: standard }]) => {
+    const flag = `--${flagName(name)}`
+    return `  ${flag.padEnd(width + 4)}${name.padEnd(width + 2)}${description}${standard === '' ? '' : ` (${standard})`}`
+  })
+  return `${USAGE}\nEvery setting is a flag or an environment variable; flags win.\n\n${rows.join('\n')}\n`
+}
+
+/** What is not the output. */
+function note(text: string): void {
+  process.stderr.write(`${text}\n`)
+}
+
+function print(text: string): void {
+  process.stdout.write(`${text}\n`)
+}
+
+main(process.argv.slice(2)).catch((error: unknown) => {
+  const isKnown = error instanceof UsageError || error instanceof ConfigError || error instanceof TransferError
+  const isAddress = ['EADDRINUSE', 'EACCES', 'EADDRNOTAVAIL'].includes((error as NodeJS.ErrnoException).code ?? '')
+  const text = isKnown || isAddress ? `suricate: ${(error as Error).message}` : (error as Error).stack
+  // Where in a module of the team's own it went wrong.
+  const cause = isKnown && error.cause instanceof Error ? `${error.cause.stack}\n` : ''
+  process.stderr.write(`${text}\n${cause}`)
+  process.exit(1)
+})

@@ -1,0 +1,113 @@
+import type { ErrorData, SessionErrorCode } from './errors.ts'
+import type { InteractionState } from './interaction.ts'
+import type { Chunk } from './memory-event-log.ts'
+import type { Page, RunResult, SessionQuery, TurnStatus } from './session-service.ts'
+import type { Message, SessionMetadata } from './transcript.ts'
+import type { Usage } from './usage.ts'
+
+/**
+ * Where sessions outlive the process: what the author of a durable store implements. It keeps rows and decides nothing;
+ * who may write when is the engine's business.
+ *
+ * Every method rejects with a `StoreUnavailableError` when the store cannot be reached. Times are milliseconds since the
+ * epoch.
+ */
+export interface DurableStore {
+  /** Writes all of it, for good, or nothing. */
+  commit(writes: readonly SessionWrite[]): Promise<void>
+  session(id: string): Promise<SessionRow | undefined>
+  /** Sessions that are not archived, in the order in which they were made. */
+  sessions(query: SessionQuery): Promise<{ rows: SessionRow[]; total: number }>
+  /**
+   * Sessions, archived ones too, in the order in which they were made. `after` is 0 at first, then what `last` of the page
+   * before was.
+   */
+  allSessions(after: number, limit: number): Promise<{ rows: SessionRow[]; last: number }>
+  /** The one session of that name among its peers that is not archived. */
+  named(name: string): Promise<SessionRow | undefined>
+  /** All of them that have one, in the order in which they were made. */
+  allNamed(): Promise<SessionRow[]>
+  turns(id: string, page: Page): Promise<TurnRow[]>
+  messages(id: string, page: Page): Promise<Message[]>
+  /** Events after `after` and before `before`, newest first, at most about `maxBytes` of them. */
+  chunks(id: string, range: { after: number; before: number; maxBytes: number }): Promise<Chunk[]>
+  interactions(id: string): Promise<InteractionRow[]>
+  key(entryKey: string): Promise<KeyRow | undefined>
+  /** Sessions that were running when the process that ran them ended. */
+  orphans(): Promise<SessionRow[]>
+  /** Forgets what nobody can ask for any more, a slice at a time. Resolves with whether there is more. */
+  sweep(before: { archived: number; keys: number }): Promise<boolean>
+  close(): Promise<void>
+}
+
+/** A session without its transcript, turns and events. */
+export interface SessionRow {
+  readonly id: string
+  /** A turn is admitted or running. */
+  readonly isActive: boolean
+  readonly isArchived: boolean
+  readonly createdAt: number
+  readonly updatedAt: number
+  readonly metadata: SessionMetadata & { agent: string }
+  readonly usage: Usage
+  /** Milliseconds that its turns ran. */
+  readonly ranMs: number
+  readonly toolCalls: number
+  readonly messageCount: number
+  readonly turnCount: number
+  /** `seq` of the newest event that is kept. */
+  readonly lastSeq: number
+  /** The newest text of the agent. */
+  readonly lastText: string | undefined
+}
+
+export interface TurnRow {
+  readonly turn: number
+  readonly status: TurnStatus
+  readonly prompt: string
+  readonly skillReferences: readonly string[] | undefined
+  readonly isHost: boolean
+  readonly createdAt: number
+  readonly startedAt: number | undefined
+  readonly endedAt: number | undefined
+  readonly durationMs: number
+  readonly firstSeq: number
+  readonly lastSeq: number
+  readonly messageEnd: number
+  readonly runs: number
+  readonly result: RunResult | undefined
+  readonly error: { code: SessionErrorCode; message: string; data: ErrorData } | undefined
+}
+
+/** Something that came into a session's inbox. */
+export interface InteractionRow {
+  readonly id: string
+  /** What came, and what became of it. */
+  readonly state: InteractionState
+}
+
+/** What an idempotency key started. */
+export interface KeyRow {
+  readonly entryKey: string
+  readonly fingerprint: string
+  readonly sessionId: string
+  /** The turn or the interaction. */
+  readonly handle: Record<string, unknown>
+  readonly createdAt: number
+}
+
+/** What changed of one session since the last commit. */
+export interface SessionWrite {
+  /** The session is new; what was kept under its id before is gone. */
+  readonly isNew: boolean
+  /** How much of its events is kept. */
+  readonly retain: { readonly events: number; readonly bytes: number }
+  readonly row: SessionRow
+  /** New ones, and what they are now. */
+  readonly turns: readonly TurnRow[]
+  /** What follows the messages that are there, of which there are `from`. */
+  readonly messages: { readonly from: number; readonly added: readonly Message[] }
+  readonly chunks: readonly Chunk[]
+  readonly interactions: readonly InteractionRow[]
+  readonly keys: readonly KeyRow[]
+}

@@ -1,0 +1,80 @@
+import { LRUCache } from 'lru-cache'
+import { IdempotencyKeyReusedError, InvalidParamsError } from './errors.ts'
+import type { IdempotencyClaim, StartOptions } from './session-service.ts'
+
+const KEPT_MS = 24 * 3_600_000
+const KEYS_MAX = 100_000
+
+/** What was started: a turn, or an interaction. */
+interface Handle {
+  readonly sessionId: string
+  readonly attached: boolean
+}
+
+interface Entry {
+  fingerprint: string
+  handle: Promise<Handle>
+}
+
+/**
+ * Remembers what a key started, so that a repeated request attaches to it instead of starting another.
+ *
+ * A key counts for its caller alone; the same from somebody else is another. It is kept for 24 hours or until its session
+ * is archived; beyond 100,000 keys the oldest are forgotten first. A start that fails leaves no key behind, so that it
+ * can be tried again.
+ */
+export class IdempotencyKeys {
+  // Bounded by size and not by `max`, for which the cache would make room in advance: megabytes, used or not.
+  readonly #entries = new LRUCache<string, Entry>({ maxSize: KEYS_MAX, sizeCalculation: () => 1, ttl: KEPT_MS })
+
+  /**
+   * Runs `start` unless the key already did. `started` hears of the key under which to forget it. Whatever starts
+   * something else has another `scope`.
+   */
+  async once<T extends Handle>(
+    scope: string,
+    { idempotency, attachOnly }: StartOptions,
+    start: () => T | Promise<T>,
+    started: (handle: T, entryKey: string, fingerprint: string) => void,
+  ): Promise<T> {
+    const entryKey = idempotency === undefined ? '' : IdempotencyKeys.entryKey(scope, idempotency)
+    const known = idempotency === undefined ? undefined : this.#entries.get(entryKey)
+    if (known !== undefined) {
+      if (known.fingerprint !== idempotency?.fingerprint) throw new IdempotencyKeyReusedError()
+      return { ...((await known.handle) as T), attached: true }
+    }
+    if (attachOnly) {
+      throw new InvalidParamsError(
+        '/last-event-id',
+        'resumes what this Idempotency-Key started, and there is nothing; follow it at its events URL instead',
+      )
+    }
+    if (idempotency === undefined) return start()
+    const { fingerprint } = idempotency
+    const handle = Promise.resolve(start())
+    this.#entries.set(entryKey, { fingerprint, handle })
+    handle.then(
+      (begun) => started(begun, entryKey, fingerprint),
+      () => this.#entries.delete(entryKey),
+    )
+    return handle
+  }
+
+  /** The key under which something is remembered. */
+  static entryKey(scope: string, { caller, key }: IdempotencyClaim): string {
+    return JSON.stringify([scope, caller, key])
+  }
+
+  has(entryKey: string): boolean {
+    return this.#entries.has(entryKey)
+  }
+
+  /** Remembers what a store has kept. */
+  restore(entryKey: string, fingerprint: string, handle: Handle): void {
+    this.#entries.set(entryKey, { fingerprint, handle: Promise.resolve(handle) })
+  }
+
+  forget(entryKeys: readonly string[]): void {
+    for (const entryKey of entryKeys) this.#entries.delete(entryKey)
+  }
+}

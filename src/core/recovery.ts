@@ -1,0 +1,72 @@
+import { TurnLostError } from './errors.ts'
+import type { AgentEvent, AgentOutput } from './events.ts'
+import { joined } from './host-cycle.ts'
+import type { SessionTask } from './session-task.ts'
+import type { Message } from './transcript.ts'
+import type { TurnRecord } from './turn-record.ts'
+import { ModelCall } from './turn-transcript.ts'
+import { addUsage, NO_USAGE, type Usage } from './usage.ts'
+
+/**
+ * Ends the turns that ran when their process did, each with `TURN_LOST`: what they had said stays in the transcript, and
+ * what they had taken from the inbox ends with them. Turns that were in line are so again.
+ */
+export async function recover(
+  session: SessionTask,
+  eventsAfter: (seq: number) => Promise<AgentEvent[]>,
+): Promise<void> {
+  for (const record of session.turns) {
+    if (record.status === 'queued') session.queue.add(record, false)
+    else if (record.status === 'running') lose(session, record, await eventsAfter(record.firstSeq - 1))
+  }
+}
+
+function lose(session: SessionTask, record: TurnRecord, events: readonly AgentEvent[]): void {
+  const { prompt, said } = lostRun(session, record, events)
+  if (prompt !== undefined) {
+    const { messages, usage, toolCalls } = fold(said)
+    session.commit({ messages: [{ role: 'user', content: prompt }, ...messages], usage, toolCalls, ranMs: 0 })
+  }
+  record.status = 'failed'
+  record.error = new TurnLostError(session.id, record.turn)
+  const { message: error, code } = record.error
+  session.inbox?.end(session.lostInteractions, record.turn, { error, code })
+  session.lostInteractions = []
+  record.messageEnd = session.messages.length
+  record.endedAt = Date.now()
+  session.updatedAt = record.endedAt
+  record.lastSeq = session.log.lastSeq + 1
+  session.log.append(record.terminalEvent(), record.turn)
+}
+
+/** The run that was under way. Before it a host may have had others, which are committed; or it waited for the next. */
+function lostRun(session: SessionTask, record: TurnRecord, events: readonly AgentEvent[]) {
+  if (record.runs === 0) return { prompt: record.prompt, said: events }
+  const isEnd = ({ type }: AgentEvent) => type === 'interaction_complete' || type === 'interaction_failed'
+  const since = events.slice(events.findLastIndex(isEnd) + 1)
+  const begin = since.findIndex(({ type }) => type === 'interaction_started')
+  if (begin === -1) return { prompt: undefined, said: [] }
+  return { prompt: joined(session.lostInteractions), said: since.slice(begin) }
+}
+
+/** What the transcript would have kept, had the turn been interrupted. */
+function fold(events: readonly AgentEvent[]): { messages: Message[]; usage: Usage; toolCalls: number } {
+  const messages: Message[] = []
+  let usage = NO_USAGE
+  let toolCalls = 0
+  let call: ModelCall | undefined
+  for (const event of events) {
+    if (event.type === 'turn_started') call = new ModelCall()
+    else if (event.type === 'retrying') call = new ModelCall()
+    else if (event.type === 'turn_completed') {
+      if (call !== undefined) messages.push(...call.messages(event.stop_reason))
+      usage = addUsage(usage, event.usage)
+      call = undefined
+    } else {
+      if (event.type === 'tool_call_requested') toolCalls++
+      call?.note(event as AgentOutput)
+    }
+  }
+  if (call !== undefined) messages.push(...call.messages('cancelled'))
+  return { messages, usage, toolCalls }
+}

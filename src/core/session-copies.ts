@@ -1,0 +1,42 @@
+import { InvalidParamsError, SessionExistsError } from './errors.ts'
+import type { SessionFactory } from './session-factory.ts'
+import type { SessionRegistry } from './session-registry.ts'
+import type { CreateSessionRequest } from './session-service.ts'
+import type { SessionTask } from './session-task.ts'
+import { type ExportedSession, transcriptFault } from './transcript.ts'
+import type { TurnRecord } from './turn-record.ts'
+
+/** Makes a session of an exported one. Rejects for a transcript that no agent could go on with. */
+export async function importInto(
+  registry: SessionRegistry,
+  factory: SessionFactory,
+  exported: ExportedSession,
+): Promise<SessionTask> {
+  const id = exported.id.toLowerCase()
+  const fault = transcriptFault(exported.messages)
+  if (fault !== undefined) throw new InvalidParamsError(`/messages/${fault.index}`, fault.message)
+  if (registry.get(id) !== undefined) throw new SessionExistsError(id)
+  const { agent, ...metadata } = exported.metadata.session_metadata ?? {}
+  const request: CreateSessionRequest = { ...metadata, ...(agent === undefined ? {} : { agent }) }
+  return factory.make(request, {
+    id,
+    messages: exported.messages,
+    usage: exported.usage,
+    createdAt: Date.parse(exported.created_at),
+    updatedAt: Date.parse(exported.updated_at),
+    namePath: '/metadata/session_metadata/comms_name',
+  })
+}
+
+/** Makes a session of another's history, up to and including the turn of `record`, or all of it. */
+export async function forkOf(
+  factory: SessionFactory,
+  source: SessionTask,
+  record: TurnRecord | undefined,
+): Promise<SessionTask> {
+  if (record !== undefined && !record.isOver) throw source.busyError()
+  const messages = record === undefined ? source.messages : source.messages.slice(0, record.messageEnd)
+  // A name is one session's alone.
+  const { comms_name, ...metadata } = source.metadata
+  return factory.make(metadata, { messages: [...messages] })
+}

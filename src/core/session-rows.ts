@@ -1,0 +1,68 @@
+import type { SessionRow, TurnRow } from './durable-store.ts'
+import { KeptError } from './errors.ts'
+import type { SessionTask } from './session-task.ts'
+import { lastAssistantText } from './transcript.ts'
+import { TurnRecord } from './turn-record.ts'
+
+/** A session as it is now. */
+export function rowOf(session: SessionTask): SessionRow {
+  const { tokens: _, durationMs: ranMs, toolCalls } = session.spent
+  return {
+    id: session.id,
+    isActive: session.isActive || !session.queue.isEmpty,
+    isArchived: session.isArchived,
+    createdAt: session.createdAt,
+    updatedAt: session.updatedAt,
+    metadata: session.metadata,
+    usage: session.usage,
+    ranMs,
+    toolCalls,
+    messageCount: session.messages.length,
+    turnCount: session.turns.length,
+    lastSeq: session.log.lastSeq,
+    lastText: lastAssistantText(session.messages),
+  }
+}
+
+export function turnRowOf(record: TurnRecord): TurnRow {
+  const { turn, status, prompt, skillReferences, isHost, createdAt, startedAt, endedAt, durationMs } = record
+  const { firstSeq, lastSeq, messageEnd, runs, result, error } = record
+  return {
+    turn,
+    status,
+    prompt,
+    skillReferences,
+    isHost,
+    createdAt,
+    startedAt,
+    endedAt,
+    durationMs,
+    firstSeq,
+    lastSeq,
+    messageEnd,
+    runs,
+    result,
+    error: error === undefined ? undefined : { code: error.code, message: error.message, data: error.data },
+  }
+}
+
+export function recordOf(sessionId: string, row: TurnRow): TurnRecord {
+  const { turn, prompt, skillReferences, isHost, createdAt, error } = row
+  const request = {
+    prompt,
+    host_mode: isHost,
+    ...(skillReferences === undefined ? {} : { skill_references: skillReferences }),
+  }
+  const record = new TurnRecord(sessionId, turn, request, createdAt)
+  record.status = row.status
+  record.startedAt = row.startedAt
+  record.endedAt = row.endedAt
+  record.durationMs = row.durationMs
+  record.firstSeq = row.firstSeq
+  record.lastSeq = row.lastSeq
+  record.messageEnd = row.messageEnd
+  record.runs = row.runs
+  record.result = row.result
+  if (error !== undefined) record.error = new KeptError(error.code, error.message, error.data)
+  return record
+}

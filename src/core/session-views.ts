@@ -1,0 +1,48 @@
+import type { SessionRow } from './durable-store.ts'
+import type { SessionInfo, SessionSummary, SessionView } from './session-service.ts'
+import type { ExportedSession, Message } from './transcript.ts'
+
+const iso = (ms: number) => new Date(ms).toISOString()
+
+/** A session's state and usage. */
+export function viewOf(row: SessionRow): SessionView {
+  const state: SessionInfo = {
+    session_id: row.id,
+    created_at: iso(row.createdAt),
+    updated_at: iso(row.updatedAt),
+    message_count: row.messageCount,
+    is_active: row.isActive,
+    labels: row.metadata.labels ?? {},
+    agent: row.metadata.agent,
+    turn: row.turnCount,
+  }
+  if (row.metadata.model !== undefined) state.model = row.metadata.model
+  if (row.lastText !== undefined) state.last_assistant_text = row.lastText
+  return { state, billing: { total_tokens: row.usage.total_tokens, usage: row.usage } }
+}
+
+/** The same for a list. */
+export function summaryOf(row: Omit<SessionRow, 'lastText'>): SessionSummary {
+  return {
+    session_id: row.id,
+    created_at: iso(row.createdAt),
+    updated_at: iso(row.updatedAt),
+    message_count: row.messageCount,
+    total_tokens: row.usage.total_tokens,
+    is_active: row.isActive,
+    labels: row.metadata.labels ?? {},
+  }
+}
+
+/** The whole of it, as committed. */
+export function exportOf(row: SessionRow, messages: readonly Message[]): ExportedSession {
+  return {
+    version: 1,
+    id: row.id,
+    messages: [...messages],
+    created_at: iso(row.createdAt),
+    updated_at: iso(row.updatedAt),
+    metadata: { session_metadata: row.metadata },
+    usage: row.usage,
+  }
+}

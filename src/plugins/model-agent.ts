@@ -1,0 +1,97 @@
+import type { FastifyBaseLogger } from 'fastify'
+import type { HookHandler } from '../agents/hooks/hook.ts'
+import { createHooks, type ServerHooks } from '../agents/hooks/hook-registry.ts'
+import { readHooksFile } from '../agents/hooks/hooks-file.ts'
+import { llm } from '../agents/llm/index.ts'
+import { createModelProviders } from '../agents/llm/providers.ts'
+import type { SkillCatalog } from '../agents/skills/skill.ts'
+import { readMcpConfig } from '../agents/tools/mcp-config.ts'
+import { openMcpServer } from '../agents/tools/mcp-server.ts'
+import type { ToolSource } from '../agents/tools/tool.ts'
+import { type Config, ConfigError } from '../config.ts'
+import type { SessionAgentBuilder } from '../core/agent.ts'
+
+export interface ModelAgentParts {
+  version: string
+  log: FastifyBaseLogger
+  skills?: SkillCatalog
+  /** What hooks of the configuration may call, by name. */
+  hooks: Readonly<Record<string, HookHandler>>
+}
+
+export interface ModelAgent {
+  builder: SessionAgentBuilder
+  /** Lets go of the tools, and of hooks in the background. */
+  close(): Promise<void>
+}
+
+/** The agent `llm`, where this server is set up for any model. Throws a `ConfigError` for a file that is wrong. */
+export function modelAgent(config: Config, { version, log, skills, hooks }: ModelAgentParts): ModelAgent | undefined {
+  const keys = [config.MODEL, config.ANTHROPIC_API_KEY, config.OPENAI_API_KEY, config.GOOGLE_GENERATIVE_AI_API_KEY]
+  if ([...keys, config.OPENAI_COMPATIBLE_BASE_URL].every((value) => value === '')) {
+    for (const name of ['MCP_CONFIG', 'HOOKS_CONFIG'] as const) {
+      if (config[name] !== '') log.warn(`${name} is for the agent llm, and no model is set up: set MODEL and a key`)
+    }
+    return undefined
+  }
+  const toolSources = toolSourcesOf(config, version, log)
+  const registry = hooksOf(config, hooks, log)
+  const builder = llm({
+    providers: createModelProviders({
+      standard: config.MODEL,
+      anthropic: { apiKey: config.ANTHROPIC_API_KEY, baseURL: config.ANTHROPIC_BASE_URL },
+      openai: { apiKey: config.OPENAI_API_KEY, baseURL: config.OPENAI_BASE_URL },
+      google: { apiKey: config.GOOGLE_GENERATIVE_AI_API_KEY, baseURL: config.GOOGLE_GENERATIVE_AI_BASE_URL },
+      compatible: { apiKey: config.OPENAI_COMPATIBLE_API_KEY, baseURL: config.OPENAI_COMPATIBLE_BASE_URL },
+      silenceMs: config.MODEL_SILENCE_MS,
+    }),
+    toolSources,
+    ...(skills === undefined ? {} : { skills }),
+    ...(registry === undefined ? {} : { hooks: registry }),
+    turnLimits: {
+      max_tokens: config.MAX_TURN_TOKENS,
+      max_duration_ms: config.MAX_TURN_MS,
+      max_tool_calls: config.MAX_TURN_TOOL_CALLS,
+    },
+    maxModelCalls: config.MAX_MODEL_CALLS,
+    compactAtTokens: config.COMPACT_AT_TOKENS,
+    approvalTimeoutMs: config.APPROVAL_TIMEOUT_MS,
+  })
+  return {
+    builder,
+    close: async () => {
+      registry?.close()
+      await Promise.all(toolSources.map((source) => source.close()))
+    },
+  }
+}
+
+function toolSourcesOf(config: Config, version: string, log: FastifyBaseLogger): ToolSource[] {
+  if (config.MCP_CONFIG === '') return []
+  const options = {
+    toolTimeoutMs: config.TOOL_TIMEOUT_MS,
+    version,
+    log: { warn: (message: string) => log.warn(message), debug: (message: string) => log.debug(message) },
+  }
+  const servers = configured('MCP_CONFIG', () => readMcpConfig(config.MCP_CONFIG, config.environment))
+  return servers.map((server) => openMcpServer(server, options))
+}
+
+function hooksOf(
+  config: Config,
+  handlers: Readonly<Record<string, HookHandler>>,
+  log: FastifyBaseLogger,
+): ServerHooks | undefined {
+  if (config.HOOKS_CONFIG === '') return undefined
+  const { environment } = config
+  const hooks = configured('HOOKS_CONFIG', () => readHooksFile(config.HOOKS_CONFIG, { environment, handlers }))
+  return createHooks(hooks, (message, hookId, err) => log.warn({ hook_id: hookId, err }, `hook ${message}`))
+}
+
+function configured<T>(setting: string, read: () => T): T {
+  try {
+    return read()
+  } catch (error) {
+    throw new ConfigError(`${setting}: ${(error as Error).message}`)
+  }
+}

@@ -1,0 +1,182 @@
+import { isUtf8 } from 'node:buffer'
+import type { TSchema } from '@sinclair/typebox'
+import type { FastifyInstance, FastifyRequest, preValidationHookHandler, RouteOptions } from 'fastify'
+import fp from 'fastify-plugin'
+import secureJson from 'secure-json-parse'
+import { InvalidParamsError } from '../core/errors.ts'
+import { HttpError } from './problems.ts'
+
+/** Deeper than any request needs, and shallow enough for everything that walks a value. */
+const MAX_DEPTH = 64
+
+const MAX_URL = 8_192
+
+/** Of these a second one would leave it to each proxy which counts. */
+const SINGLE_HEADERS = ['host', 'authorization', 'last-event-id', 'idempotency-key']
+const SINGLE_LENGTHS = new Set(SINGLE_HEADERS.map((name) => name.length))
+
+declare module 'fastify' {
+  interface FastifyContextConfig {
+    /** The route works without a body; a missing one counts as `{}`. */
+    optionalBody?: boolean
+  }
+}
+
+/**
+ * Decides what a request may be made of before any schema looks at it: headers that are there once, JSON in UTF-8,
+ * bounded nesting, no U+0000, no lone surrogates. Bodies are never coerced; numbers in a URL or a header are read as
+ * what their schema says they are.
+ */
+export const requestInput = fp(
+  async (app: FastifyInstance) => {
+    app.addHook('onRequest', (request, _reply, done) => {
+      refuseRepeatedHeaders(request.raw.rawHeaders)
+      refuseUndecodable(request.url)
+      const encoding = request.headers['content-encoding']
+      if (encoding !== undefined && encoding !== 'identity') {
+        throw new HttpError('UNSUPPORTED_MEDIA_TYPE', 'Send the body as it is, without Content-Encoding')
+      }
+      done()
+    })
+
+    app.removeAllContentTypeParsers()
+    app.addContentTypeParser(
+      'application/json',
+      { parseAs: 'buffer' },
+      (request: FastifyRequest, body: Buffer, done: (error: Error | null, body?: unknown) => void) => {
+        try {
+          refuseCharset(request.headers['content-type'])
+          done(null, body.length === 0 ? undefined : parseBody(body))
+        } catch (error) {
+          done(error as Error)
+        }
+      },
+    )
+
+    app.addHook('onRoute', (route) => {
+      const reader = numbersReader(route)
+      if (reader === undefined) return
+      const hooks = [route.preValidation ?? []].flat()
+      route.preValidation = [reader, ...hooks]
+    })
+  },
+  { name: 'request-input' },
+)
+
+function refuseRepeatedHeaders(rawHeaders: readonly string[]): void {
+  let seen: Set<string> | undefined
+  for (let i = 0; i < rawHeaders.length; i += 2) {
+    const raw = rawHeaders[i] as string
+    if (!SINGLE_LENGTHS.has(raw.length)) continue
+    const name = raw.toLowerCase()
+    if (!SINGLE_HEADERS.includes(name)) continue
+    seen ??= new Set()
+    if (seen.has(name)) throw new InvalidParamsError(`/${name}`, 'must not be sent twice')
+    seen.add(name)
+  }
+}
+
+function refuseUndecodable(url: string): void {
+  if (url.length > MAX_URL) throw new HttpError('URI_TOO_LONG', `The URL is longer than ${MAX_URL} characters`)
+  if (!url.includes('%')) return
+  let decoded: string
+  try {
+    decoded = decodeURIComponent(url)
+  } catch {
+    throw new InvalidParamsError('', 'The URL cannot be decoded')
+  }
+  if (decoded.includes('\0')) throw new InvalidParamsError('', 'The URL must not contain U+0000')
+}
+
+function refuseCharset(contentType: string | undefined): void {
+  const charset = contentType === undefined ? undefined : /;\s*charset\s*=\s*"?([^\s;"]*)/i.exec(contentType)?.[1]
+  if (charset === undefined || /^utf-?8$/i.test(charset)) return
+  throw new HttpError('UNSUPPORTED_MEDIA_TYPE', 'Send JSON in UTF-8')
+}
+
+/** JSON from bytes. Throws an `InvalidParamsError` for all that is not JSON in UTF-8 within bounds. */
+export function parseBody(body: Buffer): unknown {
+  if (!isUtf8(body)) throw new InvalidParamsError('', 'The body is not valid UTF-8')
+  const text = body.toString('utf8')
+  if (depthOf(text) > MAX_DEPTH) throw new InvalidParamsError('', `The body is nested deeper than ${MAX_DEPTH}`)
+  const value = parseJson(text)
+  // Characters can be wrong only by an escape, since the bytes are valid UTF-8 and JSON allows no raw control character;
+  // a number only if it is too large for one.
+  return /\\u(?:0000|d[89a-f])|\de\+?\d{3}|\d{309}/i.test(text) ? clean(value, '') : value
+}
+
+function parseJson(text: string): unknown {
+  try {
+    return secureJson.parse(text, undefined, { protoAction: 'error', constructorAction: 'error' })
+  } catch (error) {
+    throw new InvalidParamsError('', `The body is not valid JSON: ${(error as Error).message}`)
+  }
+}
+
+/** How deep arrays and objects are nested, without building them. */
+function depthOf(text: string): number {
+  let depth = 0
+  let deepest = 0
+  let inString = false
+  for (let i = 0; i < text.length; i++) {
+    const code = text.charCodeAt(i)
+    if (inString) {
+      if (code === 0x5c) i++
+      else if (code === 0x22) inString = false
+    } else if (code === 0x22) inString = true
+    else if (code === 0x5b || code === 0x7b) deepest = Math.max(deepest, ++depth)
+    else if (code === 0x5d || code === 0x7d) depth--
+  }
+  return deepest
+}
+
+/** Refuses U+0000 and numbers beyond any, and turns lone surrogates into U+FFFD, in names as in values. */
+function clean(value: unknown, path: string): unknown {
+  if (typeof value === 'string') {
+    if (value.includes('\0')) throw new InvalidParamsError(path, 'must not contain U+0000')
+    return toWellFormed(value)
+  }
+  if (typeof value === 'number' && !Number.isFinite(value)) throw new InvalidParamsError(path, 'is too large a number')
+  if (Array.isArray(value)) return value.map((item, index) => clean(item, `${path}/${index}`))
+  if (typeof value !== 'object' || value === null) return value
+  return Object.fromEntries(
+    Object.entries(value).map(([key, item]) => [clean(key, path), clean(item, `${path}/${key}`)]),
+  )
+}
+
+/** ES2024's method, which the type library of our target does not know yet. */
+function toWellFormed(text: string): string {
+  return (text as string & { toWellFormed(): string }).toWellFormed()
+}
+
+type Parts = 'params' | 'querystring' | 'headers'
+
+/** Reads numbers, booleans and repeated members of a URL or header by the route's schema; digits only, no coercion. */
+function numbersReader({ schema, config }: RouteOptions): preValidationHookHandler | undefined {
+  const typed = (['params', 'querystring', 'headers'] as Parts[]).flatMap((part) => {
+    const properties = (schema?.[part] as { properties?: Record<string, TSchema> } | undefined)?.properties ?? {}
+    return Object.entries(properties)
+      .filter(([, property]) => ['integer', 'boolean', 'array'].includes(property.type) || property.format === 'uuid')
+      .map(([name, property]) => ({
+        part: part === 'querystring' ? 'query' : part,
+        name,
+        type: (property.format ?? property.type) as string,
+      }))
+  })
+  if (typed.length === 0 && !config?.optionalBody) return undefined
+  return (request, _reply, done) => {
+    if (config?.optionalBody && request.body === undefined) request.body = {}
+    for (const { part, name, type } of typed) {
+      const values = request[part as 'params' | 'query' | 'headers'] as Record<string, unknown>
+      if (typeof values[name] === 'string') values[name] = readAs(type, values[name])
+    }
+    done()
+  }
+}
+
+function readAs(type: string, text: string): unknown {
+  if (type === 'array') return [text]
+  if (type === 'uuid') return text.toLowerCase()
+  if (type === 'integer') return /^-?\d{1,20}$/.test(text) ? Number(text) : text
+  return text === 'true' ? true : text === 'false' ? false : text
+}

@@ -1,0 +1,46 @@
+import { readdir, readFile } from 'node:fs/promises'
+import { extname } from 'node:path'
+import helmet from '@fastify/helmet'
+import type { FastifyPluginAsync } from 'fastify'
+
+/** Beside `src` and `dist` alike, so that nothing needs to be copied. */
+const FOLDER = new URL('../../playground/', import.meta.url)
+
+const TYPES: Readonly<Record<string, string>> = {
+  '.html': 'text/html; charset=utf-8',
+  '.js': 'text/javascript; charset=utf-8',
+  '.css': 'text/css; charset=utf-8',
+  '.svg': 'image/svg+xml',
+}
+
+const POLICY = {
+  strictTransportSecurity: false,
+  contentSecurityPolicy: {
+    useDefaults: false,
+    directives: {
+      defaultSrc: ["'none'"],
+      scriptSrc: ["'self'"],
+      styleSrc: ["'self'"],
+      connectSrc: ["'self'"],
+      imgSrc: ["'self'", 'data:'],
+      baseUri: ["'none'"],
+      formAction: ["'none'"],
+      frameAncestors: ["'none'"],
+    },
+  },
+}
+
+/** The page at /playground: a few files, read once. It holds nothing secret and asks for the key itself. */
+export const playgroundRoutes: FastifyPluginAsync = async (app) => {
+  // Here alone: on every answer of the API it would cost more than a short turn does, and browsers do not render those.
+  await app.register(helmet, POLICY)
+  const open = { schema: { hide: true }, config: { public: true } }
+  app.get('/', open, async (_, reply) => reply.redirect('/playground', 302))
+  for (const name of await readdir(FOLDER)) {
+    const type = TYPES[extname(name)]
+    if (type === undefined) continue
+    const content = await readFile(new URL(name, FOLDER))
+    const url = name === 'index.html' ? '/playground' : `/playground/${name}`
+    app.get(url, open, async (_, reply) => reply.type(type).header('cache-control', 'no-cache').send(content))
+  }
+}

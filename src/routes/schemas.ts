@@ -1,0 +1,163 @@
+import { type Static, type TSchema, Type } from '@sinclair/typebox'
+import type { FastifyInstance } from 'fastify'
+import { AgentEvent, eventSchemas } from '../core/events.ts'
+import {
+  type RunResult,
+  RunResult as RunResultSchema,
+  SessionInfo,
+  SessionSummary,
+  SessionUsage,
+  SessionView,
+  TurnStatus,
+  type TurnView,
+} from '../core/session-service.ts'
+import { Block, ExportedSession, Message, SessionMetadata, ToolResult } from '../core/transcript.ts'
+import { Usage } from '../core/usage.ts'
+import { Uuid } from '../core/uuid.ts'
+
+const text = (description: string) => Type.String({ description })
+const count = (description: string) => Type.Integer({ minimum: 0, description })
+const time = (description: string) => Type.String({ format: 'date-time', description })
+
+export const SessionId = Type.String({ format: 'uuid', description: 'The session' })
+export const SessionParams = Type.Object({ session_id: Uuid('The session') })
+export const TurnParams = Type.Object({
+  session_id: Uuid('The session'),
+  turn: Type.Integer({ minimum: 1, description: 'Number of the turn in its session' }),
+})
+
+export const InteractionParams = Type.Object({
+  session_id: Uuid('The session'),
+  interaction_id: Uuid('The interaction, as it was answered when it came'),
+})
+
+export const PageQuery = Type.Object(
+  {
+    limit: Type.Integer({ minimum: 0, maximum: 1000, default: 100, description: 'How many at most' }),
+    offset: Type.Integer({ minimum: 0, default: 0, description: 'How many to skip' }),
+  },
+  { additionalProperties: false },
+)
+
+/** A page of a list, called `title` in the OpenAPI document, as a route's answer. */
+export function pageOf(title: string, member: string, item: TSchema, description: string) {
+  const properties = {
+    [member]: Type.Array(item, { description: 'Those of this page' }),
+    total: count('How many there are on all pages'),
+    limit: count('As asked for'),
+    offset: count('As asked for'),
+  }
+  return json(Type.Object(properties, { title, description }), description)
+}
+
+export const PromptSchema = Type.String({ pattern: '\\S', description: 'What is said to the agent; not blank' })
+
+export const SkillReferences = Type.Optional(
+  Type.Array(Type.String({ minLength: 1, maxLength: 256 }), {
+    maxItems: 32,
+    description: 'Skills to put before the prompt, by their ids in GET /skills',
+  }),
+)
+export const HostMode = Type.Optional(
+  Type.Boolean({
+    description:
+      'The turn goes on with what comes into the inbox; it is answered at once, as with Prefer: respond-async',
+  }),
+)
+
+/** Wire form of a turn. */
+export const Turn = Type.Object(
+  {
+    session_id: SessionId,
+    turn: Type.Integer({ minimum: 1, description: 'Its number in the session' }),
+    status: TurnStatus,
+    prompt: text('What the agent was told'),
+    created_at: time('When it was asked for'),
+    started_at: Type.Optional(time('When it began to run')),
+    ended_at: Type.Optional(time('When it was over')),
+    result: Type.Optional(Type.Ref('RunResult')),
+    error: Type.Optional(Type.Ref('Problem')),
+  },
+  { $id: 'Turn', additionalProperties: false, description: 'One run of the agent' },
+)
+export type Turn = Omit<Static<typeof Turn>, 'result' | 'error'> & {
+  result?: RunResult
+  error?: object
+}
+
+export const header = (title: string, description: string) => Type.String({ title, description })
+/** Headers of answers, by what they are called in the OpenAPI document. */
+const locations = {
+  session: { Location: header('SessionLocation', 'The session: GET reads it') },
+  turn: { Location: header('TurnLocation', 'The turn: GET reads it, and `/events` below it follows it') },
+}
+const preference = {
+  'Preference-Applied': header('PreferenceApplied', 'What of `Prefer` was heeded: respond-async, wait=N or both'),
+}
+
+/** What an answer has beside its body: where the thing is that was made, and what was heeded of `Prefer`. */
+export interface AnswerHeaders {
+  location?: keyof typeof locations
+  preference?: boolean
+}
+
+/** A success in JSON, for a route's `response`. */
+export function json(schema: TSchema, description: string, has: AnswerHeaders = {}) {
+  const headers = {
+    ...(has.location === undefined ? {} : locations[has.location]),
+    ...(has.preference ? preference : {}),
+  }
+  return { description, headers, content: { 'application/json': { schema } } }
+}
+
+/** A stream, described by the schema of one event's `data`: what generators of typed clients expect. */
+export const eventStream = {
+  description: 'Server-Sent Events; the schema is that of one event',
+  content: { 'text/event-stream': { schema: Type.Ref('AgentEvent') } },
+}
+/** The same where the request started the turn. */
+export const startedStream = {
+  ...eventStream,
+  headers: {
+    ...locations.turn,
+    'Content-Location': header('TurnContentLocation', 'The turn whose events these are'),
+  },
+}
+
+const iso = (ms: number) => new Date(ms).toISOString()
+
+export function toTurn(view: TurnView, problemOf: (error: Error) => object): Turn {
+  const turn: Turn = {
+    session_id: view.sessionId,
+    turn: view.turn,
+    status: view.status,
+    prompt: view.prompt,
+    created_at: iso(view.createdAt),
+  }
+  if (view.startedAt !== undefined) turn.started_at = iso(view.startedAt)
+  if (view.endedAt !== undefined) turn.ended_at = iso(view.endedAt)
+  if (view.result !== undefined) turn.result = view.result
+  if (view.error !== undefined) turn.error = problemOf(view.error)
+  return turn
+}
+
+/** Everything that other schemas, and the OpenAPI document, refer to by name. */
+export function addSharedSchemas(app: FastifyInstance): void {
+  const shared = [
+    Usage,
+    RunResultSchema,
+    SessionSummary,
+    SessionInfo,
+    SessionUsage,
+    SessionView,
+    Block,
+    ToolResult,
+    Message,
+    SessionMetadata,
+    ExportedSession,
+    Turn,
+    ...eventSchemas,
+    AgentEvent,
+  ]
+  for (const schema of shared) app.addSchema(schema)
+}

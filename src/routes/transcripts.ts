@@ -1,0 +1,99 @@
+import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
+import { type Static, Type } from '@sinclair/typebox'
+import type { ExportedSession } from '../core/transcript.ts'
+import { json, PageQuery, pageOf, SessionParams } from './schemas.ts'
+
+const ForkSession = Type.Object(
+  {
+    turn: Type.Optional(
+      Type.Integer({ minimum: 1, description: 'The last turn to take along; by default the last committed one' }),
+    ),
+  },
+  { $id: 'ForkSessionRequest', description: 'How much of a session to fork', additionalProperties: false },
+)
+
+const makingProblems = ['SESSION_CAPACITY_REACHED', 'SHUTTING_DOWN', 'AGENT_ERROR', 'CAPABILITY_UNAVAILABLE'] as const
+
+export const transcriptRoutes: FastifyPluginAsyncTypebox = async (app) => {
+  app.addSchema(ForkSession)
+
+  app.get(
+    '/sessions/:session_id/messages',
+    {
+      schema: {
+        operationId: 'listMessages',
+        tags: ['transcripts'],
+        summary: 'List the committed transcript, oldest first',
+        description: 'A turn that is in flight adds to it when it is over.',
+        params: SessionParams,
+        querystring: PageQuery,
+        response: {
+          200: pageOf('MessagePage', 'messages', Type.Ref('Message'), 'A page of messages'),
+        },
+      },
+      config: { problems: ['SESSION_NOT_FOUND', 'SESSION_PERSISTENCE_DISABLED'] },
+    },
+    async ({ params, query }) => ({
+      ...(await app.sessions.messages(params.session_id, query)),
+      ...query,
+    }),
+  )
+
+  app.get(
+    '/sessions/:session_id/export',
+    {
+      schema: {
+        operationId: 'exportSession',
+        tags: ['transcripts'],
+        summary: 'Export a session as last committed',
+        description: 'What importSession takes, here or on another server.',
+        params: SessionParams,
+        response: { 200: json(Type.Ref('Session'), 'The whole session') },
+      },
+      config: { problems: ['SESSION_NOT_FOUND', 'SESSION_PERSISTENCE_DISABLED'] },
+    },
+    async ({ params }) => app.sessions.exportSession(params.session_id),
+  )
+
+  app.post(
+    '/sessions/import',
+    {
+      schema: {
+        operationId: 'importSession',
+        tags: ['transcripts'],
+        summary: 'Make a session from an exported one',
+        description: 'It keeps its id and runs nothing.',
+        body: Type.Ref('Session'),
+        response: { 201: json(Type.Ref('SessionView'), 'Imported', { location: 'session' }) },
+      },
+      config: { problems: ['SESSION_EXISTS', ...makingProblems] },
+    },
+    async ({ body }, reply) => {
+      const view = await app.sessions.importSession(body as ExportedSession)
+      return reply.code(201).header('location', `${app.prefix}/sessions/${view.state.session_id}`).send(view)
+    },
+  )
+
+  app.post(
+    '/sessions/:session_id/fork',
+    {
+      schema: {
+        operationId: 'forkSession',
+        tags: ['transcripts'],
+        summary: 'Make a new session from the transcript of this one',
+        description: 'It has the same agent and options, an id of its own, and runs nothing.',
+        params: SessionParams,
+        body: Type.Ref('ForkSessionRequest'),
+        response: { 201: json(Type.Ref('SessionView'), 'The new session', { location: 'session' }) },
+      },
+      config: {
+        problems: ['SESSION_NOT_FOUND', 'TURN_NOT_FOUND', 'SESSION_BUSY', ...makingProblems],
+        optionalBody: true,
+      },
+    },
+    async ({ params, body }, reply) => {
+      const view = await app.sessions.fork(params.session_id, (body as Static<typeof ForkSession>).turn)
+      return reply.code(201).header('location', `${app.prefix}/sessions/${view.state.session_id}`).send(view)
+    },
+  )
+}

@@ -1,0 +1,67 @@
+import postgres from 'postgres'
+
+export type Sql = postgres.Sql
+
+/** For all connections together; one of them writes. */
+const MAX_CONNECTIONS = 10
+/** A call that the server does not even answer with an error has failed after this. */
+const ANSWER_MS = 15_000
+const CLOSE_SECONDS = 4
+
+const common = {
+  connect_timeout: 5,
+  // Seconds before it connects again. Left to itself it would grow to 20.
+  backoff: () => 0.2,
+  onnotice: () => {},
+  connection: {
+    application_name: 'suricate',
+    statement_timeout: 10_000,
+    // A server that lost sight of us gives the lock back soon.
+    tcp_keepalives_idle: 10,
+    tcp_keepalives_interval: 5,
+    tcp_keepalives_count: 3,
+  },
+}
+
+/** Connections for reading. Throws a `TypeError` for a URL that is none; like every error, it does not repeat the URL. */
+export function openReaders(url: string): Sql {
+  const connection = { ...common.connection, default_transaction_read_only: true }
+  return connect(url, { max: MAX_CONNECTIONS - 1, idle_timeout: 60, connection })
+}
+
+/** One connection, until `onclose` says that it was lost. */
+export function openWriter(url: string, onclose: () => void): Sql {
+  return connect(url, { max: 1, idle_timeout: 0, max_lifetime: 0, onclose })
+}
+
+function connect(url: string, options: postgres.Options<Record<string, never>>): Sql {
+  try {
+    return postgres(url, { ...common, ...options }) as Sql
+  } catch {
+    throw new TypeError('STORE_URL must be like postgres://user:password@host/database')
+  }
+}
+
+/** What is under way may end first, but for `seconds` at the most. */
+export async function disconnect(sql: Sql, seconds = CLOSE_SECONDS): Promise<void> {
+  await sql.end({ timeout: seconds })
+}
+
+/** What `answer` resolves with, unless that takes too long. */
+export async function inTime<T>(answer: PromiseLike<T>): Promise<T> {
+  let timer: NodeJS.Timeout | undefined
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new NoAnswerError()), ANSWER_MS)
+  })
+  try {
+    return await Promise.race([answer, late])
+  } finally {
+    clearTimeout(timer)
+  }
+}
+
+export class NoAnswerError extends Error {
+  constructor() {
+    super('The database did not answer')
+  }
+}

@@ -1,0 +1,118 @@
+/**
+ * The schema, as what was done to it, oldest first. One that has been released is never changed: what comes after it is a
+ * new one.
+ *
+ * What a client may have chosen is kept as JSON text: that has no U+0000, which PostgreSQL refuses, and keeps lone
+ * surrogates.
+ */
+export const migrations: readonly { readonly name: string; readonly sql: string }[] = [
+  {
+    name: '2026-11-28-sessions',
+    sql: `
+      -- No index is over what changes with every commit, and pages have room: so most updates touch no index.
+      create table session (
+        ordinal bigint generated always as identity primary key,
+        id text not null unique,
+        is_active boolean not null,
+        created_at bigint not null,
+        updated_at bigint not null,
+        -- Its last change, once it is archived.
+        archived_at bigint,
+        name text,
+        metadata text not null,
+        usage text not null,
+        ran_ms bigint not null,
+        tool_calls bigint not null,
+        message_count bigint not null,
+        turn_count bigint not null,
+        last_seq bigint not null,
+        last_text text,
+        first_seq bigint not null default 1,
+        retained_bytes bigint not null default 0
+      ) with (fillfactor = 70);
+      create index session_listed on session (ordinal) where archived_at is null;
+      create index session_active on session (ordinal) where is_active;
+      create index session_archived on session (archived_at) where archived_at is not null;
+      create unique index session_name on session (name) where name is not null and archived_at is null;
+
+      create table session_count (listed bigint not null);
+      insert into session_count values (0);
+      create function session_added() returns trigger language plpgsql as $$ begin
+        update session_count set listed = listed + (select count(*) from added where archived_at is null);
+        return null;
+      end $$;
+      create trigger session_added after insert on session referencing new table as added
+        for each statement execute function session_added();
+      create function session_changed() returns trigger language plpgsql as $$
+      declare difference bigint;
+      begin
+        difference := (select count(*) from new_rows where archived_at is null)
+          - (select count(*) from old_rows where archived_at is null);
+        if difference <> 0 then
+          update session_count set listed = listed + difference;
+        end if;
+        return null;
+      end $$;
+      create trigger session_changed after update on session referencing old table as old_rows new table as new_rows
+        for each statement execute function session_changed();
+      create function session_removed() returns trigger language plpgsql as $$ begin
+        update session_count set listed = listed - (select count(*) from removed where archived_at is null);
+        return null;
+      end $$;
+      create trigger session_removed after delete on session referencing old table as removed
+        for each statement execute function session_removed();
+
+      create table label (
+        -- Of the pair: together they may be longer than an index takes.
+        digest text not null,
+        ordinal bigint not null,
+        primary key (digest, ordinal)
+      );
+      create index label_session on label (ordinal);
+
+      create table turn (
+        session text not null,
+        turn bigint not null,
+        data text not null,
+        primary key (session, turn)
+      );
+
+      create table message (
+        session text not null,
+        n bigint not null,
+        data text not null,
+        primary key (session, n)
+      );
+
+      create table chunk (
+        session text not null,
+        first bigint not null,
+        last bigint not null,
+        turn bigint not null,
+        size bigint not null,
+        frames bytea not null,
+        primary key (session, first)
+      );
+
+      create table interaction (
+        n bigint generated always as identity primary key,
+        session text not null,
+        id text not null unique,
+        is_over boolean not null,
+        data text not null
+      );
+      create index interaction_session on interaction (session, n);
+
+      create table key (
+        -- Its digest.
+        entry text primary key,
+        fingerprint text not null,
+        session text not null,
+        handle text not null,
+        created_at bigint not null
+      );
+      create index key_session on key (session);
+      create index key_age on key (created_at);
+    `,
+  },
+]

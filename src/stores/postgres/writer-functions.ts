@@ -1,0 +1,261 @@
+import { createHash } from 'node:crypto'
+import type { KeyRow, SessionRow, SessionWrite } from '../../core/durable-store.ts'
+
+/** Interactions that are over and can still be read, for each session. */
+const INTERACTIONS_KEPT = 1_024
+
+/** What a commit is called with: arrays of the same length for each group. The order is that of the parameters. */
+const parameters = {
+  id: 'text[]',
+  is_new: 'bigint[]',
+  is_active: 'bigint[]',
+  created_at: 'bigint[]',
+  updated_at: 'bigint[]',
+  archived_at: 'bigint[]',
+  name: 'text[]',
+  metadata: 'text[]',
+  usage: 'text[]',
+  ran_ms: 'bigint[]',
+  tool_calls: 'bigint[]',
+  message_count: 'bigint[]',
+  turn_count: 'bigint[]',
+  last_seq: 'bigint[]',
+  last_text: 'text[]',
+  retain_events: 'bigint[]',
+  retain_bytes: 'bigint[]',
+  label_session: 'text[]',
+  label_digest: 'text[]',
+  turn_session: 'text[]',
+  turn_n: 'bigint[]',
+  turn_data: 'text[]',
+  message_session: 'text[]',
+  message_n: 'bigint[]',
+  message_data: 'text[]',
+  chunk_session: 'text[]',
+  chunk_first: 'bigint[]',
+  chunk_last: 'bigint[]',
+  chunk_turn: 'bigint[]',
+  chunk_at: 'bigint[]',
+  chunk_size: 'bigint[]',
+  interaction_session: 'text[]',
+  interaction_id: 'text[]',
+  interaction_is_over: 'bigint[]',
+  interaction_data: 'text[]',
+  key_entry: 'text[]',
+  key_fingerprint: 'text[]',
+  key_session: 'text[]',
+  key_handle: 'text[]',
+  key_created_at: 'bigint[]',
+} as const
+
+type ParameterName = keyof typeof parameters
+type Columns = Record<ParameterName, (string | number | null)[]>
+
+const names = Object.keys(parameters) as ParameterName[]
+const group = (...columns: ParameterName[]) =>
+  `unnest(${columns.map((name) => `p_${name}`).join(', ')}) with ordinality`
+
+/**
+ * A commit and a sweep as one call each: that is one round trip, and all or nothing by itself.
+ *
+ * They are made in the temporary schema of the session that holds the lock and are gone with it, so that a connection
+ * that has taken its place without the lock cannot write.
+ */
+export const writerFunctions = `
+  create function pg_temp.remove_sessions(p_id text[]) returns void language plpgsql as $$
+  begin
+    delete from label where ordinal in (select ordinal from session where id = any (p_id));
+    delete from turn where session = any (p_id);
+    delete from message where session = any (p_id);
+    delete from chunk where session = any (p_id);
+    delete from interaction where session = any (p_id);
+    delete from key where session = any (p_id);
+    delete from session where id = any (p_id);
+  end $$;
+
+  create function pg_temp.commit_sessions(${names.map((name) => `p_${name} ${parameters[name]}`).join(', ')}, p_frames bytea)
+  returns void language plpgsql as $$
+  declare
+    earlier text[];
+    grown record;
+    oldest record;
+    bytes_left bigint;
+    new_first bigint;
+  begin
+    earlier := array(
+      select s.id from unnest(p_id, p_is_new) as w (id, is_new) join session s on s.id = w.id where w.is_new = 1
+    );
+    if earlier <> '{}' then
+      perform pg_temp.remove_sessions(earlier);
+    end if;
+
+    -- Before the new ones: an archived session gives its name away.
+    update session s set is_active = w.is_active = 1, updated_at = w.updated_at, archived_at = w.archived_at,
+      usage = w.usage, ran_ms = w.ran_ms, tool_calls = w.tool_calls, message_count = w.message_count,
+      turn_count = w.turn_count, last_seq = w.last_seq, last_text = w.last_text
+    from ${group('id', 'is_new', 'is_active', 'updated_at', 'archived_at', 'usage', 'ran_ms', 'tool_calls', 'message_count', 'turn_count', 'last_seq', 'last_text')}
+      as w (id, is_new, is_active, updated_at, archived_at, usage, ran_ms, tool_calls, message_count, turn_count,
+        last_seq, last_text, n)
+    where s.id = w.id and w.is_new = 0;
+
+    insert into session (id, is_active, created_at, updated_at, archived_at, name, metadata, usage, ran_ms, tool_calls,
+      message_count, turn_count, last_seq, last_text)
+    select w.id, w.is_active = 1, w.created_at, w.updated_at, w.archived_at, w.name, w.metadata, w.usage, w.ran_ms,
+      w.tool_calls, w.message_count, w.turn_count, w.last_seq, w.last_text
+    from ${group('id', 'is_new', 'is_active', 'created_at', 'updated_at', 'archived_at', 'name', 'metadata', 'usage', 'ran_ms', 'tool_calls', 'message_count', 'turn_count', 'last_seq', 'last_text')}
+      as w (id, is_new, is_active, created_at, updated_at, archived_at, name, metadata, usage, ran_ms, tool_calls,
+        message_count, turn_count, last_seq, last_text, n)
+    where w.is_new = 1 order by w.n;
+
+    insert into label (digest, ordinal)
+    select w.digest, s.ordinal from ${group('label_session', 'label_digest')} as w (session, digest, n)
+    join session s on s.id = w.session;
+
+    insert into turn (session, turn, data)
+    select w.session, w.turn, w.data from ${group('turn_session', 'turn_n', 'turn_data')} as w (session, turn, data, n)
+    on conflict (session, turn) do update set data = excluded.data;
+
+    insert into message (session, n, data)
+    select w.session, w.n, w.data from ${group('message_session', 'message_n', 'message_data')} as w (session, n, data, i)
+    on conflict (session, n) do update set data = excluded.data;
+
+    -- Of a commit that is repeated, chunks may be here, or have gone again; both are counted already.
+    with added as (
+      insert into chunk (session, first, last, turn, size, frames)
+      select w.session, w.first, w.last, w.turn, w.size, substring(p_frames from w.at::int for w.size::int)
+      from ${group('chunk_session', 'chunk_first', 'chunk_last', 'chunk_turn', 'chunk_at', 'chunk_size')}
+        as w (session, first, last, turn, at, size, n)
+      join session s on s.id = w.session
+      where w.last >= s.first_seq
+      on conflict (session, first) do nothing
+      returning session, size
+    ), sums as (
+      select session, sum(size) as size from added group by session
+    )
+    update session s set retained_bytes = retained_bytes + sums.size from sums where s.id = sums.session;
+
+    -- Whole chunks go, the oldest first, and never the newest.
+    for grown in
+      select s.id, s.retained_bytes, s.first_seq, s.last_seq, w.events, w.bytes
+      from ${group('id', 'retain_events', 'retain_bytes')} as w (id, events, bytes, n)
+      join session s on s.id = w.id
+      where w.id = any (p_chunk_session)
+        and (s.retained_bytes > w.bytes or s.last_seq - s.first_seq + 1 > w.events)
+    loop
+      bytes_left := grown.retained_bytes;
+      new_first := grown.first_seq;
+      for oldest in select last, size from chunk where session = grown.id order by first loop
+        exit when (bytes_left <= grown.bytes and grown.last_seq - new_first + 1 <= grown.events)
+          or oldest.last = grown.last_seq;
+        bytes_left := bytes_left - oldest.size;
+        new_first := oldest.last + 1;
+      end loop;
+      delete from chunk where session = grown.id and first < new_first;
+      update session set retained_bytes = bytes_left, first_seq = new_first where id = grown.id;
+    end loop;
+
+    insert into interaction (session, id, is_over, data)
+    select w.session, w.id, w.is_over = 1, w.data
+    from ${group('interaction_session', 'interaction_id', 'interaction_is_over', 'interaction_data')}
+      as w (session, id, is_over, data, n)
+    order by w.n
+    on conflict (id) do update set is_over = excluded.is_over, data = excluded.data;
+
+    delete from interaction i
+    using (select distinct unnest(p_interaction_session) as session) as w
+    where i.session = w.session and i.is_over and i.n <= (
+      select n from interaction where session = w.session order by n desc limit 1 offset ${INTERACTIONS_KEPT}
+    );
+
+    insert into key (entry, fingerprint, session, handle, created_at)
+    select w.entry, w.fingerprint, w.session, w.handle, w.created_at
+    from ${group('key_entry', 'key_fingerprint', 'key_session', 'key_handle', 'key_created_at')}
+      as w (entry, fingerprint, session, handle, created_at, n)
+    on conflict (entry) do update set fingerprint = excluded.fingerprint, session = excluded.session,
+      handle = excluded.handle, created_at = excluded.created_at;
+
+    delete from key using unnest(p_id, p_archived_at) as w (id, archived_at)
+    where key.session = w.id and w.archived_at is not null;
+  end $$;
+
+  create function pg_temp.sweep_sessions(p_archived bigint, p_keys bigint, p_slice int)
+  returns boolean language plpgsql as $$
+  declare
+    gone text[];
+    old text[];
+  begin
+    gone := array(select id from session where archived_at < p_archived and not is_active limit p_slice);
+    if gone <> '{}' then
+      perform pg_temp.remove_sessions(gone);
+    end if;
+    old := array(select entry from key where created_at < p_keys limit p_slice);
+    delete from key where entry = any (old);
+    return cardinality(gone) = p_slice or cardinality(old) = p_slice;
+  end $$;
+`
+
+export const commitCall = `select pg_temp.commit_sessions(${[...names, 'frames'].map((_, i) => `$${i + 1}`).join(', ')})`
+
+/** What `commitCall` is called with. */
+export function commitArguments(writes: readonly SessionWrite[]): unknown[] {
+  const columns = Object.fromEntries(names.map((name) => [name, []])) as unknown as Columns
+  const add = (values: Partial<Record<ParameterName, string | number | null>>) => {
+    for (const [name, value] of Object.entries(values)) columns[name as ParameterName].push(value)
+  }
+  const frames: Buffer[] = []
+  let at = 1
+  // A key that was given twice is the later one; one statement may not change a row twice.
+  const keys = new Map<string, { session: string; key: KeyRow }>()
+  for (const { isNew, retain, row, turns, messages, chunks, interactions, keys: added } of writes) {
+    const { id } = row
+    add({ ...columnsOf(row), is_new: isNew ? 1 : 0, retain_events: retain.events, retain_bytes: retain.bytes })
+    for (const label of isNew ? Object.entries(row.metadata.labels ?? {}) : []) {
+      add({ label_session: id, label_digest: digestOf(label) })
+    }
+    for (const turn of turns) add({ turn_session: id, turn_n: turn.turn, turn_data: JSON.stringify(turn) })
+    for (const [i, message] of messages.added.entries()) {
+      add({ message_session: id, message_n: messages.from + i, message_data: JSON.stringify(message) })
+    }
+    for (const { first, last, turn, bytes } of chunks) {
+      add({ chunk_session: id, chunk_first: first, chunk_last: last, chunk_turn: turn, chunk_at: at })
+      add({ chunk_size: bytes.length })
+      at += bytes.length
+      frames.push(bytes)
+    }
+    for (const { id: interaction, state } of interactions) {
+      add({ interaction_session: id, interaction_id: interaction, interaction_data: JSON.stringify(state) })
+      add({ interaction_is_over: state.terminal === undefined ? 0 : 1 })
+    }
+    for (const key of added) keys.set(key.entryKey, { session: id, key })
+  }
+  for (const { session, key } of keys.values()) {
+    add({ key_entry: digestOf(key.entryKey), key_session: session, key_fingerprint: JSON.stringify(key.fingerprint) })
+    add({ key_handle: JSON.stringify(key.handle), key_created_at: key.createdAt })
+  }
+  return [...names.map((name) => columns[name]), Buffer.concat(frames)]
+}
+
+/** Of what is looked up and may be long: an index takes no more than 2,704 bytes. */
+export function digestOf(value: unknown): string {
+  return createHash('sha256').update(JSON.stringify(value)).digest('base64')
+}
+
+function columnsOf(row: SessionRow): Partial<Record<ParameterName, string | number | null>> {
+  const { comms_name: name } = row.metadata
+  return {
+    id: row.id,
+    is_active: row.isActive ? 1 : 0,
+    created_at: row.createdAt,
+    updated_at: row.updatedAt,
+    archived_at: row.isArchived ? row.updatedAt : null,
+    name: name === undefined ? null : JSON.stringify(name),
+    metadata: JSON.stringify(row.metadata),
+    usage: JSON.stringify(row.usage),
+    ran_ms: row.ranMs,
+    tool_calls: row.toolCalls,
+    message_count: row.messageCount,
+    turn_count: row.turnCount,
+    last_seq: row.lastSeq,
+    last_text: row.lastText === undefined ? null : JSON.stringify(row.lastText),
+  }
+}

@@ -1,0 +1,55 @@
+import Database from 'libsql'
+import { migrations } from './migrations.ts'
+
+export interface Row {
+  [column: string]: unknown
+}
+
+/** The file, which is made if need be. */
+export function opened(path: string): Database.Database {
+  try {
+    return new Database(path)
+  } catch (cause) {
+    throw new Error(`${path} cannot be opened; its folder has to be there, and to be writable`, { cause })
+  }
+}
+
+/** A lock of its own: that of the file itself is only given back when every statement was collected as garbage. */
+export function locked(path: string): Database.Database {
+  const lock = opened(`${path}-lock`)
+  try {
+    lock.exec('begin exclusive')
+    return lock
+  } catch (cause) {
+    lock.close()
+    throw new Error(`${path} is in use by another process`, { cause })
+  }
+}
+
+/** Brings the file up to date. Throws for one that a newer version has made. */
+export function migrate(db: Database.Database, path: string): void {
+  db.exec('create table if not exists migration (name text primary key, applied_at text not null) strict')
+  const applied = (db.prepare('select name from migration order by name').all() as Row[]).map(({ name }) =>
+    String(name),
+  )
+  const known = migrations.map(({ name }) => name)
+  const newer = applied.find((name) => !known.includes(name))
+  if (newer !== undefined) {
+    db.close()
+    throw new Error(
+      `${path} was made by a newer version of Suricate (${newer}); run that one, or begin with another file`,
+    )
+  }
+  for (const { name, sql } of migrations) {
+    if (applied.includes(name)) continue
+    db.exec('begin immediate')
+    try {
+      db.exec(sql)
+      db.prepare('insert into migration values (?, ?)').run(name, new Date().toISOString())
+      db.exec('commit')
+    } catch (error) {
+      db.exec('rollback')
+      throw error
+    }
+  }
+}

@@ -1,0 +1,391 @@
+import type Database from 'libsql'
+import type {
+  DurableStore,
+  InteractionRow,
+  KeyRow,
+  SessionRow,
+  SessionWrite,
+  TurnRow,
+} from '../../core/durable-store.ts'
+import { StoreUnavailableError } from '../../core/errors.ts'
+import type { Chunk } from '../../core/memory-event-log.ts'
+import type { Page, SessionQuery } from '../../core/session-service.ts'
+import type { Message } from '../../core/transcript.ts'
+import { locked, migrate, opened, type Row } from './database-file.ts'
+
+/** So many sessions, or keys, are forgotten in one go. */
+const SLICE = 100
+/** Interactions that are over and can still be read, for each session. */
+const INTERACTIONS_KEPT = 1_024
+
+/**
+ * Sessions in one file, for one process: SQLite with a write-ahead log that is synced at every commit. Whoever opens it
+ * holds the lock beside it, which the system takes back when the process ends, however that is.
+ */
+export class SqliteStore implements DurableStore {
+  readonly #db: Database.Database
+  readonly #statements = new Map<string, Database.Statement>()
+
+  readonly #lock: Database.Database
+
+  private constructor(db: Database.Database, lock: Database.Database) {
+    this.#db = db
+    this.#lock = lock
+  }
+
+  /** Opens the file, makes it if need be, and brings it up to date. Rejects for one that a newer version has made. */
+  static async open(path: string): Promise<SqliteStore> {
+    const lock = locked(path)
+    try {
+      const db = opened(path)
+      db.exec('pragma journal_mode = wal; pragma synchronous = full; pragma temp_store = memory')
+      migrate(db, path)
+      return new SqliteStore(db, lock)
+    } catch (error) {
+      lock.close()
+      throw error
+    }
+  }
+
+  async commit(writes: readonly SessionWrite[]): Promise<void> {
+    this.#guarded(() => {
+      this.#db.exec('begin immediate')
+      try {
+        for (const write of writes) this.#write(write)
+        this.#db.exec('commit')
+      } catch (error) {
+        this.#db.exec('rollback')
+        throw error
+      }
+    })
+  }
+
+  async session(id: string): Promise<SessionRow | undefined> {
+    return this.#sessionBy('select * from session where id = ?', id)
+  }
+
+  async sessions({ limit, offset, labels = [], active }: SessionQuery): Promise<{ rows: SessionRow[]; total: number }> {
+    return this.#guarded(() => {
+      const filters = labels.map(
+        () => 'exists (select 1 from label l where l.key = ? and l.value = ? and l.ordinal = s.ordinal)',
+      )
+      const values: unknown[] = labels.flat().map((text) => JSON.stringify(text))
+      if (active !== undefined) {
+        filters.push('s.is_active = ?')
+        values.push(active ? 1 : 0)
+      }
+      const where = ['s.is_archived = 0', ...filters].join(' and ')
+      const total =
+        filters.length === 0
+          ? this.#get('select listed as total from session_count')
+          : this.#get(`select count(*) as total from session s where ${where}`, ...values)
+      const rows =
+        limit === 0
+          ? []
+          : this.#all(
+              `select * from session s where ${where} order by ordinal limit ? offset ?`,
+              ...values,
+              limit,
+              offset,
+            )
+      return { rows: rows.map(toSession), total: Number(total?.total) }
+    })
+  }
+
+  async allSessions(after: number, limit: number): Promise<{ rows: SessionRow[]; last: number }> {
+    return this.#guarded(() => {
+      const rows = this.#all('select * from session where ordinal > ? order by ordinal limit ?', after, limit)
+      return { rows: rows.map(toSession), last: Number(rows.at(-1)?.ordinal ?? after) }
+    })
+  }
+
+  async named(name: string): Promise<SessionRow | undefined> {
+    return this.#sessionBy('select * from session where name = ? and is_archived = 0', JSON.stringify(name))
+  }
+
+  async allNamed(): Promise<SessionRow[]> {
+    const sql = 'select * from session where name is not null and is_archived = 0 order by ordinal'
+    return this.#guarded(() => this.#all(sql).map(toSession))
+  }
+
+  async turns(id: string, { limit, offset }: Page): Promise<TurnRow[]> {
+    const sql = 'select data from turn where session = ? and turn > ? order by turn limit ?'
+    return this.#parsed<TurnRow>(sql, id, offset, limit)
+  }
+
+  async messages(id: string, { limit, offset }: Page): Promise<Message[]> {
+    const sql = 'select data from message where session = ? and n >= ? order by n limit ?'
+    return this.#parsed<Message>(sql, id, offset, limit)
+  }
+
+  async chunks(
+    id: string,
+    { after, before, maxBytes }: { after: number; before: number; maxBytes: number },
+  ): Promise<Chunk[]> {
+    return this.#guarded(() => {
+      const sql = 'select first, last, turn, frames from chunk where session = ? and first < ? order by first desc'
+      const chunks: Chunk[] = []
+      let bytes = 0
+      for (const row of this.#statement(sql).iterate(id, before) as Iterable<Row>) {
+        const chunk = toChunk(row)
+        if (chunk.last <= after || bytes >= maxBytes) break
+        chunks.push(chunk)
+        bytes += chunk.bytes.length
+      }
+      return chunks
+    })
+  }
+
+  async interactions(id: string): Promise<InteractionRow[]> {
+    const sql = 'select data from interaction where session = ? order by n'
+    return (await this.#parsed<InteractionRow['state']>(sql, id)).map((state) => ({ id: state.id, state }))
+  }
+
+  async key(entryKey: string): Promise<KeyRow | undefined> {
+    return this.#guarded(() => {
+      const row = this.#get('select * from key where entry = ?', entryKey)
+      if (row === undefined) return undefined
+      return {
+        entryKey,
+        fingerprint: String(row.fingerprint),
+        sessionId: String(row.session),
+        handle: JSON.parse(String(row.handle)),
+        createdAt: Number(row.created_at),
+      }
+    })
+  }
+
+  async orphans(): Promise<SessionRow[]> {
+    return this.#guarded(() => this.#all('select * from session where is_active = 1 order by ordinal').map(toSession))
+  }
+
+  async sweep({ archived, keys }: { archived: number; keys: number }): Promise<boolean> {
+    return this.#guarded(() => {
+      const gone = this.#all(
+        'select id from session where is_archived = 1 and is_active = 0 and updated_at < ? limit ?',
+        archived,
+        SLICE,
+      )
+      const old = this.#all('select entry from key where created_at < ? limit ?', keys, SLICE)
+      if (gone.length === 0 && old.length === 0) return false
+      this.#db.exec('begin immediate')
+      try {
+        for (const { id } of gone) this.#remove(String(id))
+        for (const { entry } of old) this.#run('delete from key where entry = ?', entry)
+        this.#db.exec('commit')
+      } catch (error) {
+        this.#db.exec('rollback')
+        throw error
+      }
+      return gone.length === SLICE || old.length === SLICE
+    })
+  }
+
+  async close(): Promise<void> {
+    this.#statements.clear()
+    this.#db.close()
+    this.#lock.exec('rollback')
+    this.#lock.close()
+  }
+
+  #write({ isNew, retain, row, turns, messages, chunks, interactions, keys }: SessionWrite): void {
+    const { id } = row
+    if (isNew) this.#remove(id)
+    if (isNew) this.#insert(row)
+    else this.#update(row)
+    for (const turn of turns) {
+      this.#run(
+        'insert into turn values (?, ?, ?) on conflict (session, turn) do update set data = excluded.data',
+        id,
+        turn.turn,
+        JSON.stringify(turn),
+      )
+    }
+    for (const [i, message] of messages.added.entries()) {
+      this.#run(
+        'insert into message values (?, ?, ?) on conflict (session, n) do update set data = excluded.data',
+        id,
+        messages.from + i,
+        JSON.stringify(message),
+      )
+    }
+    if (chunks.length > 0) this.#addChunks(id, retain, chunks)
+    for (const { id: interaction, state } of interactions) {
+      this.#run(
+        'insert into interaction (session, id, data) values (?, ?, ?) on conflict (id) do update set data = excluded.data',
+        id,
+        interaction,
+        JSON.stringify(state),
+      )
+    }
+    if (interactions.length > 0) this.#trimInteractions(id)
+    for (const { entryKey, fingerprint, handle, createdAt } of keys) {
+      const value = JSON.stringify(handle)
+      this.#run('insert or replace into key values (?, ?, ?, ?, ?)', entryKey, fingerprint, id, value, createdAt)
+    }
+    if (row.isArchived) this.#run('delete from key where session = ?', id)
+  }
+
+  #insert(row: SessionRow): void {
+    const { ordinal } = this.#get(
+      `insert into session (id, is_active, is_archived, created_at, updated_at, name, metadata, usage, ran_ms, tool_calls,
+        message_count, turn_count, last_seq, last_text) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) returning ordinal`,
+      row.id,
+      row.isActive ? 1 : 0,
+      row.isArchived ? 1 : 0,
+      row.createdAt,
+      row.updatedAt,
+      encoded(row.metadata.comms_name),
+      JSON.stringify(row.metadata),
+      ...countsOf(row),
+    ) as Row
+    for (const [key, value] of Object.entries(row.metadata.labels ?? {})) {
+      this.#run('insert into label values (?, ?, ?)', encoded(key), encoded(value), ordinal)
+    }
+  }
+
+  #update(row: SessionRow): void {
+    this.#run(
+      `update session set is_active = ?, is_archived = ?, updated_at = ?, usage = ?, ran_ms = ?, tool_calls = ?,
+        message_count = ?, turn_count = ?, last_seq = ?, last_text = ? where id = ?`,
+      row.isActive ? 1 : 0,
+      row.isArchived ? 1 : 0,
+      row.updatedAt,
+      ...countsOf(row),
+      row.id,
+    )
+  }
+
+  /** Of a commit that is repeated, chunks may be here, or have gone again; both are counted already. */
+  #addChunks(id: string, retain: SessionWrite['retain'], chunks: readonly Chunk[]): void {
+    const kept = this.#get('select first_seq from session where id = ?', id)
+    let size = 0
+    for (const { first, last, turn, bytes } of chunks) {
+      if (last < Number(kept?.first_seq)) continue
+      const sql = 'insert into chunk values (?, ?, ?, ?, ?) on conflict (session, first) do nothing'
+      if (this.#run(sql, id, first, last, turn, bytes) > 0) size += bytes.length
+    }
+    this.#trim(id, retain, size)
+  }
+
+  /** Whole chunks go, the oldest first; what is left may be a little less than is allowed. */
+  #trim(id: string, { events, bytes }: SessionWrite['retain'], added: number): void {
+    const row = this.#get(
+      'update session set retained_bytes = retained_bytes + ? where id = ? returning retained_bytes, first_seq, last_seq',
+      added,
+      id,
+    ) as { retained_bytes: number; first_seq: number; last_seq: number }
+    let { retained_bytes: left, first_seq: first } = row
+    if (left <= bytes && row.last_seq - first + 1 <= events) return
+    const oldest = 'select first, last, length(frames) as size from chunk where session = ? order by first limit ?'
+    for (const chunk of this.#all(oldest, id, SLICE)) {
+      const last = Number(chunk.last)
+      // The newest is never more than was allowed for a moment.
+      if ((left <= bytes && row.last_seq - first + 1 <= events) || last === row.last_seq) break
+      this.#run('delete from chunk where session = ? and first = ?', id, chunk.first)
+      left -= Number(chunk.size)
+      first = last + 1
+    }
+    this.#run('update session set retained_bytes = ?, first_seq = ? where id = ?', left, first, id)
+  }
+
+  #trimInteractions(id: string): void {
+    this.#run(
+      `delete from interaction where session = ?1 and json_extract(data, '$.terminal') is not null and n <= (
+        select n from interaction where session = ?1 order by n desc limit 1 offset ?2)`,
+      id,
+      INTERACTIONS_KEPT,
+    )
+  }
+
+  #remove(id: string): void {
+    const row = this.#get('select ordinal from session where id = ?', id)
+    if (row === undefined) return
+    this.#run('delete from label where ordinal = ?', row.ordinal)
+    for (const table of ['turn', 'message', 'chunk', 'interaction', 'key']) {
+      this.#run(`delete from ${table} where session = ?`, id)
+    }
+    this.#run('delete from session where ordinal = ?', row.ordinal)
+  }
+
+  #sessionBy(sql: string, value: string): SessionRow | undefined {
+    return this.#guarded(() => {
+      const row = this.#get(sql, value)
+      return row === undefined ? undefined : toSession(row)
+    })
+  }
+
+  #parsed<T>(sql: string, ...values: unknown[]): T[] {
+    return this.#guarded(() => this.#all(sql, ...values).map(({ data }) => JSON.parse(String(data)) as T))
+  }
+
+  #guarded<T>(act: () => T): T {
+    try {
+      return act()
+    } catch (error) {
+      // The driver would run one that failed again, with the values that it had.
+      this.#statements.clear()
+      throw new StoreUnavailableError(error)
+    }
+  }
+
+  #statement(sql: string): Database.Statement {
+    let statement = this.#statements.get(sql)
+    if (statement === undefined) {
+      statement = this.#db.prepare(sql)
+      this.#statements.set(sql, statement)
+    }
+    return statement
+  }
+
+  /** How many rows it has changed. */
+  #run(sql: string, ...values: unknown[]): number {
+    return this.#statement(sql).run(...values).changes
+  }
+
+  #get(sql: string, ...values: unknown[]): Row | undefined {
+    return this.#statement(sql).get(...values) as Row | undefined
+  }
+
+  #all(sql: string, ...values: unknown[]): Row[] {
+    return this.#statement(sql).all(...values) as Row[]
+  }
+}
+
+/** As JSON, which has no U+0000, where the driver would end the text, and keeps lone surrogates. */
+function encoded(text: string | undefined): string | null {
+  return text === undefined ? null : JSON.stringify(text)
+}
+
+function countsOf(row: SessionRow): unknown[] {
+  const { usage, ranMs, toolCalls, messageCount, turnCount, lastSeq, lastText } = row
+  return [JSON.stringify(usage), ranMs, toolCalls, messageCount, turnCount, lastSeq, encoded(lastText)]
+}
+
+function toSession(row: Row): SessionRow {
+  return {
+    id: String(row.id),
+    isActive: row.is_active === 1,
+    isArchived: row.is_archived === 1,
+    createdAt: Number(row.created_at),
+    updatedAt: Number(row.updated_at),
+    metadata: JSON.parse(String(row.metadata)),
+    usage: JSON.parse(String(row.usage)),
+    ranMs: Number(row.ran_ms),
+    toolCalls: Number(row.tool_calls),
+    messageCount: Number(row.message_count),
+    turnCount: Number(row.turn_count),
+    lastSeq: Number(row.last_seq),
+    lastText: row.last_text === null ? undefined : JSON.parse(String(row.last_text)),
+  }
+}
+
+function toChunk({ first, last, turn, frames }: Row): Chunk {
+  const bytes = frames as Buffer
+  return {
+    first: Number(first),
+    last: Number(last),
+    turn: Number(turn),
+    bytes: Buffer.isBuffer(bytes) ? bytes : Buffer.from(bytes as ArrayBuffer),
+  }
+}

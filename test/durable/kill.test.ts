@@ -1,0 +1,170 @@
+import { randomInt } from 'node:crypto'
+import { afterEach, describe, expect, test } from 'vitest'
+import type { Turn, TurnList } from '../helpers/contract.ts'
+import { client, until } from '../helpers/http.ts'
+import { type EventStream, openStream } from '../helpers/sse.ts'
+import { killLeftovers, type Served, serve } from '../process/child.ts'
+import { scale } from '../promises/support.ts'
+import { violations, type Witness, witnessed } from './checker.ts'
+import { quickStores } from './stores.ts'
+
+afterEach(killLeftovers)
+
+const CLIENTS = 4
+const SCRIPT = 'say Once upon a time\ndeltas 20\nwait 5\ntool add {"a":1,"b":2}\nwait 5\ndeltas 20\nsay The end.'
+
+/** Asks for turn after turn, and takes up each where it was cut off, until it is told to stop. */
+class Storyteller {
+  readonly witness: Witness
+  readonly #url: () => string
+  #isStopped = false
+
+  constructor(session: string, url: () => string) {
+    this.#url = url
+    this.witness = { session, seen: new Map(), acknowledged: new Map(), keys: [], faults: [] }
+  }
+
+  stop(): void {
+    this.#isStopped = true
+  }
+
+  async run(): Promise<void> {
+    const { session, keys } = this.witness
+    while (!this.#isStopped) {
+      const key = `${session}-${keys.length}`
+      keys.push(key)
+      await until(`the turn of ${key} is over`, () => this.#attempt(key))
+    }
+  }
+
+  /** True once the turn was seen to its end. */
+  async #attempt(key: string): Promise<boolean> {
+    const { session, acknowledged, seen } = this.witness
+    const last = acknowledged.has(key) ? Math.max(...seen.keys()) : undefined
+    const headers = { 'idempotency-key': key, ...(last === undefined ? {} : { 'last-event-id': String(last) }) }
+    let stream: EventStream
+    try {
+      stream = await openStream(`${this.#url()}/sessions/${session}/turns/stream`, {
+        headers,
+        json: { prompt: SCRIPT },
+      })
+    } catch {
+      return false
+    }
+    if (stream.status === 204) return true
+    if (stream.status !== 200) return false
+    const turn = Number(/\/turns\/(\d+)$/.exec(String(stream.headers.location))?.[1])
+    if (acknowledged.has(key) && acknowledged.get(key) !== turn) this.witness.faults.push(`${key} is another turn now`)
+    acknowledged.set(key, turn)
+    try {
+      for (let frame = await stream.next(); frame !== undefined; frame = await stream.next()) {
+        if (frame.json.seq !== undefined) witnessed(this.witness, frame.json.seq, frame.block)
+      }
+    } catch (error) {
+      if (stream.end !== 'destroyed') this.witness.faults.push(String(error))
+      return false
+    }
+    return stream.end === 'clean'
+  }
+}
+
+const seenBy = (tellers: readonly Storyteller[]) => tellers.reduce((sum, { witness }) => sum + witness.seen.size, 0)
+
+describe.each(Object.entries(quickStores))('%s', (_, place) => {
+  const kills = scale(8, 200)
+
+  test(`nothing that anybody was told is lost when the process is killed ${kills} times`, {
+    timeout: 60_000 + kills * 5_000,
+  }, async () => {
+    const settings = { STORE_URL: await place(), RETAIN_EVENTS: '1000000', RETAIN_BYTES: '500000000' }
+    let server: Served = await serve(settings)
+    const url = () => server.url
+    const api = client(url)
+    const tellers = await Promise.all(
+      Array.from({ length: CLIENTS }, async () => {
+        const body = { agent: 'scripted', initial_turn: 'deferred' }
+        const created = await api.post<{ session_id: string }>('/sessions', body)
+        return new Storyteller(created.body.session_id, url)
+      }),
+    )
+    const telling = tellers.map((teller) => teller.run())
+    for (let i = 0; i < kills; i++) {
+      // Not before somebody was told something; then at any instant.
+      const before = seenBy(tellers)
+      await until('a story goes on', () => seenBy(tellers) > before)
+      await new Promise((resolve) => setTimeout(resolve, randomInt(0, 150)))
+      server.child.kill('SIGKILL')
+      await server.exited
+      server = await serve(settings)
+    }
+    for (const teller of tellers) teller.stop()
+    await Promise.all(telling)
+    let lost = 0
+    const found: string[] = []
+    for (const { witness } of tellers) {
+      const { body } = await api.get<TurnList>(`/sessions/${witness.session}/turns?limit=1000`)
+      expect(body.turns.filter(({ status }) => ['queued', 'running'].includes(status))).toEqual([])
+      const failed = body.turns.filter(({ status }: Turn) => status === 'failed')
+      for (const turn of failed) expect(turn.error).toMatchObject({ code: 'TURN_LOST', status: 500 })
+      lost += failed.length
+      const next = await api.post(`/sessions/${witness.session}/turns`, { prompt: 'say Still here.' })
+      expect(next.status, next.text).toBe(200)
+      witness.keys.push('the last')
+      const stream = await openStream(`${url()}/sessions/${witness.session}/events?after=0`)
+      await stream.upTo(({ json }) => json.type === 'run_completed' && json.turn === body.total + 1)
+      stream.leave()
+      found.push(
+        ...violations(
+          witness,
+          stream.frames.filter(({ json }) => json.seq !== undefined),
+        ),
+      )
+      expect(witness.seen.size).toBeGreaterThan(0)
+    }
+    expect(found).toEqual([])
+    // Else nobody was disturbed, and nothing was shown.
+    expect(lost).toBeGreaterThan(0)
+    server.child.kill('SIGTERM')
+    expect(await server.exited).toBe(0)
+  })
+})
+
+describe('the checker', () => {
+  const witness = (): Witness => ({
+    session: 's',
+    seen: new Map([[1, 'a']]),
+    acknowledged: new Map([['k', 1]]),
+    keys: ['k'],
+    faults: [],
+  })
+  const event = (seq: number, type: string, turn = 1) => ({
+    block: String.fromCharCode(96 + seq),
+    json: { type, seq, turn },
+  })
+  const whole = [event(1, 'run_started'), event(2, 'run_completed')]
+
+  test('is content with what is whole', () => {
+    expect(violations(witness(), whole)).toEqual([])
+  })
+
+  test.each([
+    ['an event that is gone', [event(1, 'run_started')], 'has no end'],
+    ['an event that is another', [{ ...event(1, 'run_started'), block: 'z' }, event(2, 'run_completed')], 'is another'],
+    ['a gap', [event(1, 'run_started'), event(3, 'run_completed')], 'stands at 2'],
+    ['a turn that ran twice', [...whole, event(3, 'run_started', 2), event(4, 'run_completed', 2)], 'started 2 turns'],
+    [
+      'turns that overlap',
+      [event(1, 'run_started'), event(2, 'run_started', 2), event(3, 'run_completed', 2)],
+      'while 1 ran',
+    ],
+    ['an acknowledged turn that is gone', [event(1, 'run_started', 2), event(2, 'run_completed', 2)], 'is gone'],
+  ])('notices %s', (_, log, fault) => {
+    expect(violations(witness(), log).join()).toContain(fault)
+  })
+
+  test('notices a client that was shown two things as one event', () => {
+    const one = witness()
+    witnessed(one, 1, 'b')
+    expect(violations(one, whole).join()).toContain('shown as two')
+  })
+})
