@@ -74,6 +74,7 @@ export async function buildApp(config: Config, parts: AppParts = {}): Promise<Fa
     storeUrl: config.STORE_URL,
     maxSessions: config.MAX_SESSIONS,
     maxActiveTurns: config.MAX_ACTIVE_TURNS,
+    maxClusterTurns: config.MAX_CLUSTER_TURNS,
     maxQueuedTurns: config.MAX_QUEUED_TURNS,
     retainEvents: config.RETAIN_EVENTS,
     retainBytes: config.RETAIN_BYTES,

@@ -47,6 +47,7 @@ export const settings = Type.Object({
   }),
   MAX_SESSIONS: count('Sessions that may be resident at a time', 10_000),
   MAX_ACTIVE_TURNS: count('Turns that may run at a time', 1_000),
+  MAX_CLUSTER_TURNS: count('The same over all servers of a PostgreSQL database; 0 is no limit', 0, 0),
   MAX_QUEUED_TURNS: count('Turns that may wait in line in one session', 16, 0),
   MAX_STREAMS: count('Event streams that may be open at a time', 20_000),
   RETAIN_EVENTS: count('Events kept for each session', 20_000),

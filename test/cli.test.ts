@@ -71,6 +71,7 @@ describe('the command line in this process', () => {
     STORE_URL: ['memory:other', 'memory:other'],
     MAX_SESSIONS: ['3', 3],
     MAX_ACTIVE_TURNS: ['4', 4],
+    MAX_CLUSTER_TURNS: ['6', 6],
     MAX_QUEUED_TURNS: ['5', 5],
     MAX_STREAMS: ['6', 6],
     RETAIN_EVENTS: ['7', 7],

@@ -117,11 +117,11 @@ export interface TurnContext {
   readonly comms?: Comms
 }
 
-/** What a session can do with its peers. Throws what the service throws, and what happened by then stays. */
+/** What a session can do with its peers. Rejects with what the service throws, and what happened by then stays. */
 export interface Comms {
-  peers(): Peer[]
-  /** Throws the signal's reason, too, once the turn is interrupted. */
-  send(command: CommsCommand): CommsReceipt
+  peers(): Promise<Peer[]>
+  /** Rejects with the signal's reason, too, once the turn is interrupted. */
+  send(command: CommsCommand): Promise<CommsReceipt>
 }
 
 export interface ApprovalRequest {

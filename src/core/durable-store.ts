@@ -1,3 +1,4 @@
+import type { Cluster } from './cluster.ts'
 import type { ErrorData, SessionErrorCode } from './errors.ts'
 import type { InteractionState } from './interaction.ts'
 import type { Chunk } from './memory-event-log.ts'
@@ -13,8 +14,13 @@ import type { Usage } from './usage.ts'
  * epoch.
  */
 export interface DurableStore {
-  /** Writes all of it, for good, or nothing. */
-  commit(writes: readonly SessionWrite[]): Promise<void>
+  /** Where several servers may use the store at a time. */
+  readonly cluster?: Cluster
+  /**
+   * Writes all of it, for good, or nothing. Resolves with the sessions that it left out: those that another server has
+   * taken over, and new ones whose id or name another has.
+   */
+  commit(writes: readonly SessionWrite[]): Promise<readonly string[]>
   session(id: string): Promise<SessionRow | undefined>
   /** Sessions that are not archived, in the order in which they were made. */
   sessions(query: SessionQuery): Promise<{ rows: SessionRow[]; total: number }>
@@ -33,7 +39,7 @@ export interface DurableStore {
   chunks(id: string, range: { after: number; before: number; maxBytes: number }): Promise<Chunk[]>
   interactions(id: string): Promise<InteractionRow[]>
   key(entryKey: string): Promise<KeyRow | undefined>
-  /** Sessions that were running when the process that ran them ended. */
+  /** Sessions that were running when the process that ran them ended, or that no server has which is there. */
   orphans(): Promise<SessionRow[]>
   /** Forgets what nobody can ask for any more, a slice at a time. Resolves with whether there is more. */
   sweep(before: { archived: number; keys: number }): Promise<boolean>
@@ -100,6 +106,8 @@ export interface KeyRow {
 export interface SessionWrite {
   /** The session is new; what was kept under its id before is gone. */
   readonly isNew: boolean
+  /** The one in which the writer took the session over; 1 for a new one. Only counts where several servers write. */
+  readonly epoch: number
   /** How much of its events is kept. */
   readonly retain: { readonly events: number; readonly bytes: number }
   readonly row: SessionRow

@@ -1,4 +1,4 @@
-import type { Approval } from './agent.ts'
+import type { Approval, Comms } from './agent.ts'
 import { AgentCatalog } from './agent-catalog.ts'
 import { Changes } from './changes.ts'
 import type { CommsCommand, CommsReceipt, Peer } from './comms.ts'
@@ -82,10 +82,7 @@ export class EphemeralSessionService implements SessionService {
       maxQueuedTurns: options.maxQueuedTurns,
       archiveDrainMs: options.archiveDrainMs,
       buildAgent: (session) => agents.rebuild(session),
-      commsOf: (session) => ({
-        peers: () => peersOf(this.#registry, session),
-        send: (command) => this.#send(session, command),
-      }),
+      commsOf: options.commsOf ?? ((session) => this.#commsOf(session)),
       changed: (session, interaction) => options.journal?.changed(session, interaction),
       settled: (session, then) => {
         if (options.journal === undefined) then()
@@ -180,7 +177,7 @@ export class EphemeralSessionService implements SessionService {
   }
 
   peers(sessionId: string): Peer[] {
-    return peersOf(this.#registry, this.#live(sessionId))
+    return peersOf(this.#registry.named(), this.#live(sessionId).id)
   }
 
   send(sessionId: string, command: CommsCommand): CommsReceipt {
@@ -335,6 +332,11 @@ export class EphemeralSessionService implements SessionService {
     }
   }
 
+  #commsOf(session: SessionTask): Comms {
+    const peers = async () => peersOf(this.#registry.named(), session.id)
+    return { peers, send: async (command) => this.#send(session, command) }
+  }
+
   #send(session: SessionTask, command: CommsCommand): CommsReceipt {
     this.#factory.refuseWhileClosing()
     return sendFrom(this.#registry, session, command)
@@ -347,16 +349,14 @@ export class EphemeralSessionService implements SessionService {
   }
 
   #remember(handle: { sessionId: string }, key: string, fingerprint: string): void {
-    const { sessionId } = handle
-
-    const session = this.#registry.get(sessionId)
+    const session = this.#registry.get(handle.sessionId)
     if (session === undefined) {
       this.#keys.forget([key])
       return
     }
     session.keys ??= []
     session.keys.push(key)
-    this.#journal?.keep({ entryKey: key, fingerprint, sessionId, handle: { ...handle }, createdAt: Date.now() })
+    this.#journal?.keep({ entryKey: key, fingerprint, sessionId: session.id, handle: { ...handle }, createdAt: Date.now() })
   }
 
   #retired(session: SessionTask): void {

@@ -15,6 +15,8 @@ export interface EventLog {
   readonly bytes: number
   /** True after `seal`: nothing will be appended any more. */
   readonly sealed: boolean
+  /** Another server goes on with the log: readers have to come again. */
+  readonly isLost: boolean
   /** Gives the event the next `seq` and returns that. It becomes visible with the next commit, within this tick. */
   append(event: NewEvent, turn: number): number
   /**

@@ -1,3 +1,4 @@
+import { StoreUnavailableError } from './errors.ts'
 import { decodeFrames, encodeNotice } from './event-frame.ts'
 import type { EventLog } from './event-log.ts'
 import type { AgentEvent } from './events.ts'
@@ -16,7 +17,8 @@ export interface SessionStreamOptions {
  * A reader's place in a session's log. It holds a position and nothing else, so a slow reader costs nobody anything.
  *
  * Read until `undefined`, then wait for `onReadable`. When `ended` is true the last frame that was read was the turn's
- * terminal event or `done`, and nothing will follow. `close` when the reader leaves.
+ * terminal event or `done`, and nothing will follow. `close` when the reader leaves. `read` throws where this server
+ * cannot go on: the reader is to come again, with its position.
  */
 export interface EventStream {
   readonly sessionId: string
@@ -83,6 +85,7 @@ export class LogStream implements EventStream {
       return preface
     }
     const scope = this.#scope
+    if (this.#log.isLost && !this.ended) throw new StoreUnavailableError()
     if (this.ended || scope?.firstSeq === 0) return undefined
     if (scope !== undefined && this.position < scope.firstSeq - 1) this.position = scope.firstSeq - 1
     if (this.position + 1 < this.#log.firstSeq) return this.#truncated()

@@ -38,11 +38,8 @@ export class IdempotencyKeys {
     started: (handle: T, entryKey: string, fingerprint: string) => void,
   ): Promise<T> {
     const entryKey = idempotency === undefined ? '' : IdempotencyKeys.entryKey(scope, idempotency)
-    const known = idempotency === undefined ? undefined : this.#entries.get(entryKey)
-    if (known !== undefined) {
-      if (known.fingerprint !== idempotency?.fingerprint) throw new IdempotencyKeyReusedError()
-      return { ...((await known.handle) as T), attached: true }
-    }
+    const known = idempotency === undefined ? undefined : this.attach(entryKey, idempotency.fingerprint)
+    if (known !== undefined) return (await known) as T
     if (attachOnly) {
       throw new InvalidParamsError(
         '/last-event-id',
@@ -69,9 +66,12 @@ export class IdempotencyKeys {
     return this.#entries.has(entryKey)
   }
 
-  /** Remembers what a store has kept. */
-  restore(entryKey: string, fingerprint: string, handle: Handle): void {
-    this.#entries.set(entryKey, { fingerprint, handle: Promise.resolve(handle) })
+  /** What the key started, or is about to; nothing when it did not. Throws for another request with the same key. */
+  attach(entryKey: string, fingerprint: string): Promise<Handle> | undefined {
+    const known = this.#entries.get(entryKey)
+    if (known === undefined) return undefined
+    if (known.fingerprint !== fingerprint) throw new IdempotencyKeyReusedError()
+    return known.handle.then((handle) => ({ ...handle, attached: true }))
   }
 
   forget(entryKeys: readonly string[]): void {

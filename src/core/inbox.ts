@@ -77,6 +77,11 @@ export class Inbox {
     return taken
   }
 
+  /** What waits, and what is being dealt with. */
+  get unfinished(): Interaction[] {
+    return [...this.#open.values()]
+  }
+
   /** One that waits, is being dealt with or is among the newest of those that are over. */
   find(interactionId: string): Interaction | undefined {
     return this.#open.get(interactionId) ?? this.#over.get(interactionId)

@@ -71,11 +71,17 @@ export class Interaction implements TurnScope {
   /** One that a store has kept. */
   static restored(state: InteractionState): Interaction {
     const interaction = new Interaction(state)
-    interaction.turn = state.turn
-    interaction.firstSeq = state.firstSeq
-    interaction.lastSeq = state.lastSeq
-    interaction.#terminal = state.terminal
+    interaction.refresh(state)
     return interaction
+  }
+
+  /** As a store has it. */
+  refresh({ text, turn, firstSeq, lastSeq, terminal }: InteractionState): void {
+    this.text = text
+    this.turn = turn
+    this.firstSeq = firstSeq
+    this.lastSeq = lastSeq
+    this.#terminal = terminal
   }
 
   /** For a store: what `restored` takes. */

@@ -1,10 +1,13 @@
 import type { DurableStore, InteractionRow, KeyRow, SessionWrite } from './durable-store.ts'
-import { StoreUnavailableError } from './errors.ts'
+import { SessionNotFoundError, StoreUnavailableError } from './errors.ts'
 import type { Retention } from './event-log.ts'
 import type { Interaction } from './interaction.ts'
 import { type Chunk, MemoryEventLog } from './memory-event-log.ts'
+import { ElsewhereError, type Ownership } from './ownership.ts'
 import { rowOf, turnRowOf } from './session-rows.ts'
 import type { SessionTask } from './session-task.ts'
+import { Settling } from './settling.ts'
+import type { TurnRecord } from './turn-record.ts'
 
 /** Between two commits all that is said is collected: for four times as long as the last one took, or this long. */
 const LONGEST_PAUSE_MS = 20
@@ -34,13 +37,6 @@ interface Kept {
   turns: number
 }
 
-interface Waiting {
-  readonly id: string
-  /** All that it waits for is in the commit under way. */
-  isInFlight: boolean
-  resolve(): void
-}
-
 /**
  * Carries what happens in sessions into a durable store: one commit for all of them, at once after a pause and then as
  * often as commits are cheap, at least every 20 ms. An event is seen by nobody before its commit; its turn's record,
@@ -49,15 +45,19 @@ interface Waiting {
 export class Journal {
   readonly #store: DurableStore
   readonly #retention: Retention
+  readonly #ownership: Ownership
   readonly #fault: (error: unknown) => void
+  /** Hears of a session that another server has taken over, or that could not be made. */
+  onLost: (session: SessionTask) => void = () => {}
   #pending = new Map<string, Pending>()
   /** Of the commit under way. */
   #inFlight: ReadonlyMap<string, Pending> = new Map()
   readonly #kept = new WeakMap<SessionTask, Kept>()
   /** Sessions that are here; what is said before its session is made waits for that. */
   readonly #sessions = new Map<string, SessionTask>()
-  #waiters: Waiting[] = []
+  readonly #settling = new Settling()
   readonly #logs = new Map<string, WeakRef<MemoryEventLog>>()
+  readonly #lost = new WeakSet<SessionTask>()
   #opened = 0
   #timer: NodeJS.Timeout | undefined
   #immediate: NodeJS.Immediate | undefined
@@ -71,9 +71,10 @@ export class Journal {
   #waitingBytes = 0
 
   /** `fault` hears, once for each time that it is away, why the store cannot be written. */
-  constructor(store: DurableStore, retention: Retention, fault: (error: unknown) => void) {
+  constructor(store: DurableStore, retention: Retention, ownership: Ownership, fault: (error: unknown) => void) {
     this.#store = store
     this.#retention = retention
+    this.#ownership = ownership
     this.#fault = fault
   }
 
@@ -92,8 +93,15 @@ export class Journal {
    * its events are seen once they are kept.
    */
   openLog(sessionId: string, lastSeq: number): MemoryEventLog {
-    const known = this.#logs.get(sessionId)?.deref()
-    return known !== undefined && known.lastSeq >= lastSeq ? known : this.newLog(sessionId, lastSeq)
+    const known = this.findLog(sessionId)
+    if (known !== undefined && known.lastSeq >= lastSeq) return known
+    // Whoever reads it has to come again.
+    known?.abandon()
+    return this.newLog(sessionId, lastSeq)
+  }
+
+  findLog(sessionId: string): MemoryEventLog | undefined {
+    return this.#logs.get(sessionId)?.deref()
   }
 
   newLog(sessionId: string, lastSeq = 0): MemoryEventLog {
@@ -118,6 +126,7 @@ export class Journal {
   created(session: SessionTask): void {
     this.#sessions.set(session.id, session)
     this.#kept.set(session, { messages: 0, turns: 0 })
+    this.#ownership.hold(session)
     this.#pendingOf(session.id).isNew = true
     this.#schedule()
   }
@@ -148,8 +157,48 @@ export class Journal {
 
   /** Something of the session is not what the store has. */
   changed(session: SessionTask, interaction?: Interaction): void {
+    if (this.#lost.has(session)) return
     const pending = this.#pendingOf(session.id)
     if (interaction !== undefined) pending.interactions.add(interaction)
+  }
+
+  /**
+   * Another server has the session: what waits here is not written any more. Returns the turns of whose end the store
+   * may know more.
+   */
+  lose(session: SessionTask): TurnRecord[] {
+    const { id } = session
+    if (this.#lost.has(session)) return []
+    this.#lost.add(session)
+    const log = session.log as MemoryEventLog
+    const isHere = this.#sessions.get(id) === session
+    if (isHere) {
+      this.#sessions.delete(id)
+      this.#ownership.giveUp(id)
+      this.#waitingBytes -= bytesOf(this.#pending.get(id))
+      this.#pending.delete(id)
+      this.#settling.drop(id)
+    }
+    if (session.isActive || log.isAhead || !isHere) {
+      if (this.findLog(id) === log) this.#logs.delete(id)
+      log.abandon()
+    }
+    return session.turns.slice(this.#kept.get(session)?.turns ?? 0)
+  }
+
+  /** The store cannot be reached, as somebody found who does not write. */
+  unreachable(error: unknown): void {
+    this.#failed(error)
+  }
+
+  /** It can again. */
+  reachable(): void {
+    if (this.#running === undefined && !this.#isReady) this.#back()
+  }
+
+  /** Whether the session has not been written yet. */
+  isUnwritten(sessionId: string): boolean {
+    return (this.#pending.get(sessionId) ?? this.#inFlight.get(sessionId))?.isNew === true
   }
 
   /** The key goes with what it started. */
@@ -165,27 +214,13 @@ export class Journal {
   /** Calls `then` once all that has happened in the session so far is kept, whatever goes on there. */
   whenSettled(sessionId: string, then: () => void): void {
     if (this.isSettled(sessionId)) then()
-    else this.#waiters.push({ id: sessionId, isInFlight: !this.#pending.has(sessionId), resolve: then })
+    else this.#settling.add(sessionId, !this.#pending.has(sessionId), then)
   }
 
   /** The same as a promise. Rejects with a `StoreUnavailableError` when the store stays away. */
   settled(sessionId: string): Promise<void> {
     if (this.isSettled(sessionId)) return Promise.resolve()
-    return new Promise((resolve, reject) => {
-      const waiting: Waiting = {
-        id: sessionId,
-        isInFlight: !this.#pending.has(sessionId),
-        resolve: () => {
-          clearTimeout(timer)
-          resolve()
-        },
-      }
-      const timer = setTimeout(() => {
-        this.#waiters = this.#waiters.filter((one) => one !== waiting)
-        reject(new StoreUnavailableError())
-      }, PATIENCE_MS)
-      this.#waiters.push(waiting)
-    })
+    return this.#settling.wait(sessionId, !this.#pending.has(sessionId), PATIENCE_MS)
   }
 
   /** Writes all that waits. Resolves when that is done, or has failed. */
@@ -234,6 +269,10 @@ export class Journal {
   }
 
   async #write(): Promise<void> {
+    const away = [...this.#pending].filter(
+      ([id, { isNew }]) => !isNew && this.#sessions.has(id) && !this.#ownership.has(id),
+    )
+    if (away.length > 0 && !(await this.#takeBack(away.map(([id]) => this.#sessions.get(id) as SessionTask)))) return
     for (const id of this.#pending.keys()) (this.#sessions.get(id)?.log as MemoryEventLog | undefined)?.flush()
     const batch = new Map<string, Pending>()
     const early = new Map<string, Pending>()
@@ -241,27 +280,54 @@ export class Journal {
     this.#pending = early
     if (batch.size === 0) return
     this.#inFlight = batch
-    for (const waiting of this.#waiters) waiting.isInFlight = batch.has(waiting.id)
+    this.#settling.begun(batch)
     const kept = new Map<SessionTask, Kept>()
+    const sessions = new Map([...batch.keys()].map((id) => [id, this.#sessions.get(id) as SessionTask]))
+    const writes = [...batch].map(([id, pending]) => this.#writeOf(sessions.get(id) as SessionTask, pending, kept))
+    // From here on, since the answer may be late.
+    for (const { row } of writes) if (!row.isActive) this.#ownership.giveUp(row.id)
+    let refused: readonly string[]
     try {
-      await this.#store.commit(
-        [...batch].map(([id, pending]) => this.#writeOf(this.#sessions.get(id) as SessionTask, pending, kept)),
-      )
+      refused = await this.#store.commit(writes)
     } catch (error) {
+      for (const [id, session] of sessions) if (this.#lost.has(session)) batch.delete(id)
       this.#inFlight = new Map()
       this.#putBack(batch)
-      for (const waiting of this.#waiters) waiting.isInFlight = false
+      this.#settling.failed()
       this.#failed(error)
       return
     }
     this.#back()
     this.#inFlight = new Map()
+    for (const id of refused) {
+      this.#waitingBytes -= bytesOf(batch.get(id))
+      batch.delete(id)
+      this.onLost(sessions.get(id) as SessionTask)
+    }
     for (const pending of batch.values()) this.#waitingBytes -= bytesOf(pending)
-    for (const [session, state] of kept) this.#kept.set(session, state)
+    for (const [session, state] of kept) if (batch.has(session.id)) this.#kept.set(session, state)
     for (const { shows } of batch.values()) for (const show of shows) show()
-    const served = this.#waiters.filter(({ isInFlight }) => isInFlight)
-    this.#waiters = this.#waiters.filter(({ isInFlight }) => !isInFlight)
-    for (const { resolve } of served) resolve()
+    this.#settling.done()
+  }
+
+  /** Sessions that changed while nobody had them. False when the store cannot be reached. */
+  async #takeBack(sessions: readonly SessionTask[]): Promise<boolean> {
+    const ownership = this.#ownership
+    const taken = await Promise.allSettled(
+      sessions.map(async (session) => {
+        if (!ownership.renew(session, await ownership.claim(session.id))) throw new ElsewhereError('another server')
+      }),
+    )
+    for (const [i, { status, ...rest }] of taken.entries()) {
+      if (status === 'fulfilled') continue
+      const { reason } = rest as PromiseRejectedResult
+      if (!(reason instanceof ElsewhereError || reason instanceof SessionNotFoundError)) {
+        this.#failed(reason)
+        return false
+      }
+      this.onLost(sessions[i] as SessionTask)
+    }
+    return true
   }
 
   #failed(error: unknown): void {
@@ -290,6 +356,7 @@ export class Journal {
     })
     return {
       isNew,
+      epoch: this.#ownership.epochOf(session),
       retain: this.#retention,
       row: rowOf(session),
       turns: open.map(turnRowOf),

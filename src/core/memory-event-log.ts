@@ -35,6 +35,7 @@ export class MemoryEventLog implements EventLog {
   lastSeq = 0
   firstSeq = 1
   bytes = 0
+  isLost = false
   #isSealed = false
   /** Chunks that were handed on and may not be seen yet. */
   #hidden = 0
@@ -63,7 +64,19 @@ export class MemoryEventLog implements EventLog {
     return this.#isSealed && this.#hidden === 0
   }
 
+  /** Something was appended that may not be seen yet. */
+  get isAhead(): boolean {
+    return this.#hidden > 0 || this.#pending.length > 0
+  }
+
+  /** Somebody waits for what comes next. */
+  get isWatched(): boolean {
+    return this.#watchers !== undefined
+  }
+
   append(event: NewEvent, turn: number): number {
+    // Numbered all the same, for whoever still talks; nobody hears it.
+    if (this.isLost) return ++this.lastSeq
     if (this.#pending.length > 0 && turn !== this.#pendingTurn) this.#commit()
     const seq = this.lastSeq + 1
     const isFirst = this.#pending.length === 0
@@ -133,8 +146,24 @@ export class MemoryEventLog implements EventLog {
     this.#headOffset = 0
   }
 
+  /** Takes in what another server has written after the newest event that is here. */
+  ingest(chunk: Chunk): void {
+    if (chunk.first <= this.lastSeq) return
+    // What lies between is no longer retained: readers are told so.
+    if (chunk.first > this.lastSeq + 1) this.#dropBefore(chunk.first)
+    this.lastSeq = chunk.last
+    this.#show(chunk, false)
+  }
+
+  /** Another server goes on with the log: nothing more is said here, and readers have to come again. */
+  abandon(): void {
+    if (this.isLost) return
+    this.isLost = true
+    this.#wake()
+  }
+
   #commit(): void {
-    if (this.#pending.length === 0) return
+    if (this.#pending.length === 0 || this.isLost) return
     const chunk = {
       first: this.#pendingFirst,
       last: this.lastSeq,
@@ -155,6 +184,7 @@ export class MemoryEventLog implements EventLog {
   }
 
   #show(chunk: Chunk, turnEnded: boolean): void {
+    if (this.isLost) return
     this.#chunks.push(chunk)
     this.bytes += chunk.bytes.length
     this.#smallChunks++

@@ -1,16 +1,13 @@
 import type { Approval } from './agent.ts'
 import type { CommsCommand, CommsReceipt, Peer } from './comms.ts'
-import type { DurableStore, SessionRow } from './durable-store.ts'
+import type { DurableStore } from './durable-store.ts'
 import { EphemeralSessionService } from './ephemeral-session-service.ts'
 import {
   ApprovalNotFoundError,
-  IdempotencyKeyReusedError,
   InboxClosedError,
-  InteractionNotFoundError,
-  InvalidCursorError,
-  PersistenceDisabledError,
+  InvalidParamsError,
+  SessionBusyError,
   SessionExistsError,
-  SessionNotFoundError,
   SessionNotRunningError,
   ShuttingDownError,
   StoreUnavailableError,
@@ -19,14 +16,16 @@ import {
 import type { Retention } from './event-log.ts'
 import { type EventStream, eventsOf, type SessionStreamOptions, type TurnStreamOptions } from './event-stream.ts'
 import type { AgentEvent } from './events.ts'
+import { Followers } from './followers.ts'
 import { keepHouse } from './housekeeping.ts'
-import { IdempotencyKeys } from './idempotency.ts'
-import { Interaction } from './interaction.ts'
 import { Journal } from './journal.ts'
 import { LogFiller } from './log-filler.ts'
+import { Member } from './member.ts'
+import { OperationRouter } from './operation-router.ts'
+import { Ownership } from './ownership.ts'
 import { Residents } from './residents.ts'
 import type { EphemeralSessionServiceOptions } from './service-options.ts'
-import { recordOf } from './session-rows.ts'
+import { sessionOperations } from './session-operations.ts'
 import type {
   CreateSessionRequest,
   InjectOptions,
@@ -43,46 +42,101 @@ import type {
   TurnHandle,
   TurnView,
 } from './session-service.ts'
-import { streamAll, streamPart } from './session-streams.ts'
-import { exportOf, summaryOf, viewOf } from './session-views.ts'
+import { activeTurnOf } from './session-views.ts'
+import { StartKeys } from './start-keys.ts'
+import { StoredComms } from './stored-comms.ts'
+import { StoredSessions } from './stored-sessions.ts'
+import { StoredStreams } from './stored-streams.ts'
 import type { ExportedSession, Message } from './transcript.ts'
+import { TurnSlots } from './turn-slots.ts'
 import type { UsageQuery, UsageReport } from './usage.ts'
 
-export interface PersistentSessionServiceOptions extends Omit<EphemeralSessionServiceOptions, 'store' | 'journal'> {
+const LOOK_AGAIN_MS = 1_000
+/** What was asked before the end is answered before the store is closed. */
+const LAST_ANSWERS_MS = 500
+
+export interface PersistentSessionServiceOptions
+  extends Omit<EphemeralSessionServiceOptions, 'store' | 'journal' | 'commsOf'> {
   store: DurableStore
   retention: Retention
   /** A session that does nothing for so long leaves memory, in milliseconds. It comes back when it is used. */
   idleEvictMs: number
+  /** Turns that may run at a time over all servers of the store; no limit by default. */
+  maxClusterTurns?: number | undefined
 }
 
 /**
  * The engine over a store that outlives it: sessions come into memory when something is to happen in them, and leave it
- * when nothing has for a while. What is read comes from the store; what is told to anybody is in it before.
+ * when nothing has for a while. What is read comes from the store; what is told to anybody is in it before. Where several
+ * servers share the store, what has to happen where a session's turn runs is asked for there.
  */
 export class PersistentSessionService implements SessionService {
   readonly #store: DurableStore
   readonly #engine: EphemeralSessionService
   readonly #journal: Journal
-  readonly #logs: LogFiller
   readonly #residents: Residents
+  readonly #sessions: StoredSessions
+  readonly #streams: StoredStreams
+  readonly #keys: StartKeys
+  readonly #router: OperationRouter
+  readonly #comms: StoredComms
+  readonly #slots: TurnSlots | undefined
+  readonly #member: Member | undefined
   readonly #fault: (error: unknown) => void
   #endHousekeeping = () => {}
-  #sessions = 0
+  #count = 0
+  #calls = 0
   #closed: Promise<void> | undefined
 
-  private constructor({ store, retention, idleEvictMs: _, ...options }: PersistentSessionServiceOptions) {
+  private constructor({ store, retention, maxClusterTurns, ...options }: PersistentSessionServiceOptions) {
+    const { observer = {} } = options
+    const fault = observer.storeFault ?? (() => {})
+    const { cluster } = store
+    const ownership = new Ownership(cluster)
+    const journal = new Journal(store, retention, ownership, fault)
+    const logs = new LogFiller(store)
+    const followers = new Followers(store, journal, ownership)
+    const engine = new EphemeralSessionService({
+      ...options,
+      store: { openLog: (id) => journal.newLog(id) },
+      journal,
+      ...(cluster === undefined ? {} : { commsOf: ({ id }) => this.#comms.of(id) }),
+    })
+    const { activeTurns, changes, keys } = engine.parts
+    if (cluster !== undefined && maxClusterTurns !== undefined) {
+      this.#slots = new TurnSlots(cluster, maxClusterTurns, activeTurns, changes)
+    }
+    const residents = new Residents({
+      engine: engine.parts,
+      journal,
+      store,
+      ownership,
+      followers,
+      logs,
+      slots: this.#slots,
+      observer,
+    })
     this.#store = store
-    this.#fault = options.observer?.storeFault ?? (() => {})
-    this.#journal = new Journal(store, retention, this.#fault)
-    this.#logs = new LogFiller(store)
-    const journal = this.#journal
-    this.#engine = new EphemeralSessionService({ ...options, store: { openLog: (id) => journal.newLog(id) }, journal })
-    this.#residents = new Residents(this.#engine.parts, journal, store, this.#logs)
+    this.#engine = engine
+    this.#journal = journal
+    this.#residents = residents
+    this.#fault = fault
+    this.#sessions = new StoredSessions(store, journal, followers)
+    this.#streams = new StoredStreams({ engine, residents, sessions: this.#sessions, followers, journal, logs, store })
+    this.#keys = new StartKeys(keys, store)
+    const operations = sessionOperations(engine, journal, (start) => this.#duringStart(start))
+    this.#router = new OperationRouter(residents, operations, ownership, cluster)
+    this.#comms = new StoredComms(store, this.#sessions, this.#router)
+    const { requests } = this.#router
+    if (cluster === undefined || requests === undefined) return
+    const changed = () => this.#recount()
+    this.#member = new Member({ store, cluster, journal, ownership, residents, followers, requests, changed, fault })
   }
 
-  /** Takes up what the last process left: turns that it lost end, turns in line go on. */
+  /** Takes up what the last process, or another server, left: turns that it lost end, turns in line go on. */
   static async open(options: PersistentSessionServiceOptions): Promise<PersistentSessionService> {
     const service = new PersistentSessionService(options)
+    await service.#member?.join()
     await service.#residents.recover()
     await service.#recount()
     const { store, idleEvictMs } = options
@@ -99,203 +153,138 @@ export class PersistentSessionService implements SessionService {
   }
 
   get stats(): ServiceStats {
-    return { ...this.#engine.stats, sessions: this.#sessions }
+    return { ...this.#engine.stats, sessions: this.#count }
   }
 
-  async createSession(request: CreateSessionRequest, options: StartOptions = {}): Promise<TurnHandle> {
-    this.#assertAvailable()
-    await this.#recall('create', options)
-    await this.#residents.makeRoom()
-    const handle = await this.#engine.createSession(request, options)
-    await this.#journal.settled(handle.sessionId)
-    await this.#recount()
-    this.#residents.used(handle.sessionId)
-    return handle
-  }
-
-  async startTurn(sessionId: string, request: StartTurnRequest, options: StartOptions = {}): Promise<TurnHandle> {
-    this.#assertAvailable()
-    await this.#recall(sessionId, options)
-    return this.#residents.with(sessionId, async () => {
-      const handle = await this.#engine.startTurn(sessionId, request, options)
-      await this.#journal.settled(sessionId)
+  createSession(request: CreateSessionRequest, options: StartOptions = {}): Promise<TurnHandle> {
+    return this.#underWay(async () => {
+      this.#assertAvailable()
+      const make = () =>
+        this.#make(() => this.#engine.createSession(request, options), request.comms_name, '/comms_name')
+      const isDeferred = request.initial_turn === 'deferred'
+      const handle = await this.#keys.once('create', options, () => (isDeferred ? make() : this.#duringStart(make)))
+      this.#residents.used(handle.sessionId)
       return handle
     })
   }
 
-  async turnEnded(sessionId: string, turn: number, signal?: AbortSignal): Promise<TurnView> {
-    if (this.#residents.get(sessionId) === undefined) return this.turn(sessionId, turn)
-    const { away } = this.#journal
-    const left = signal === undefined ? away : AbortSignal.any([signal, away])
-    const view = await this.#engine.turnEnded(sessionId, turn, left)
-    await this.#journal.settled(sessionId)
-    return view
+  startTurn(sessionId: string, request: StartTurnRequest, options: StartOptions = {}): Promise<TurnHandle> {
+    return this.#underWay(async () => {
+      this.#assertAvailable()
+      const mayWait = request.on_busy !== undefined && request.on_busy !== 'reject'
+      const refuse = mayWait ? undefined : () => this.#refuseIfBusy(sessionId)
+      const start = () => this.#router.run('startTurn', sessionId, { request, options }, refuse)
+      return this.#keys.once(sessionId, options, start)
+    })
+  }
+
+  turnEnded(sessionId: string, turn: number, signal?: AbortSignal): Promise<TurnView> {
+    return this.#underWay(() => this.#streams.turnEnded(sessionId, turn, signal))
   }
 
   async interrupt(sessionId: string, turn?: number): Promise<{ turn: number }> {
-    if (this.#residents.get(sessionId) !== undefined) return this.#engine.interrupt(sessionId, turn)
-    await this.#live(sessionId)
+    if (this.#residents.owned(sessionId) !== undefined) return this.#engine.interrupt(sessionId, turn)
+    const { isActive } = await this.#sessions.live(sessionId)
+    if (isActive) return this.#router.run('interrupt', sessionId, turn === undefined ? {} : { turn })
     throw new SessionNotRunningError(sessionId, turn)
   }
 
   async approve(sessionId: string, turn: number, callId: string, approval: Approval): Promise<void> {
-    if (this.#residents.get(sessionId) !== undefined) {
+    if (this.#residents.owned(sessionId) !== undefined) {
       this.#engine.approve(sessionId, turn, callId, approval)
       return
     }
-    const { turnCount } = await this.#live(sessionId)
+    const { turnCount, isActive } = await this.#sessions.live(sessionId)
     if (turn > turnCount) throw new TurnNotFoundError(sessionId, turn)
-    throw new ApprovalNotFoundError(sessionId, turn, callId)
+    if (!isActive) throw new ApprovalNotFoundError(sessionId, turn, callId)
+    await this.#router.run('approve', sessionId, { turn, callId, approval })
   }
 
   async inject(sessionId: string, request: InjectRequest, options: InjectOptions = {}): Promise<InteractionHandle> {
     this.#assertAvailable()
-    await this.#recall(`${sessionId}/interactions`, options)
-    const row = await this.#readable(sessionId)
-    if (row.isArchived) throw new InboxClosedError(sessionId)
-    return this.#residents.with(sessionId, async () => {
-      const handle = await this.#engine.inject(sessionId, request, options)
-      await this.#journal.settled(sessionId)
-      return handle
+    return this.#keys.once(`${sessionId}/interactions`, options, async () => {
+      const row = await this.#sessions.readable(sessionId)
+      if (row.isArchived) throw new InboxClosedError(sessionId)
+      return this.#router.run('inject', sessionId, { request, options })
     })
   }
 
-  async streamInteraction(sessionId: string, interactionId: string, options: TurnStreamOptions = {}) {
-    const { after } = options
-    const resident = this.#residents.get(sessionId)
-    if (resident !== undefined) {
-      const scope = resident.inbox?.find(interactionId)
-      if (scope !== undefined) await this.#logs.fill(resident.id, resident.log, after ?? scope.firstSeq - 1)
-      return this.#engine.streamInteraction(sessionId, interactionId, options)
-    }
-    const row = await this.#readable(sessionId)
-    const kept = (await this.#store.interactions(sessionId)).find(({ id }) => id === interactionId)
-    if (kept === undefined) throw new InteractionNotFoundError(sessionId, interactionId)
-    const scope = Interaction.restored(kept.state)
-    // What becomes of one that waits is known in memory first.
-    if (!scope.isOver)
-      return this.#residents.with(sessionId, () => this.#engine.streamInteraction(sessionId, interactionId, options))
-    assertCursor(row, after)
-    const log = this.#journal.openLog(row.id, row.lastSeq)
-    await this.#logs.fill(sessionId, log, after ?? scope.firstSeq - 1)
-    return streamPart({ id: sessionId, log }, scope, after)
+  streamInteraction(sessionId: string, interactionId: string, options: TurnStreamOptions = {}) {
+    return this.#streams.interaction(sessionId, interactionId, options)
   }
 
-  async peers(sessionId: string): Promise<Peer[]> {
-    return this.#residents.with(sessionId, () => this.#engine.peers(sessionId))
+  peers(sessionId: string): Promise<Peer[]> {
+    return this.#comms.peers(sessionId)
   }
 
   async send(sessionId: string, command: CommsCommand): Promise<CommsReceipt> {
     this.#assertAvailable()
-    const row = await this.#readable(sessionId)
-    if (row.isArchived) throw new InboxClosedError(sessionId)
-    return this.#residents.with(sessionId, async () => {
-      const receipt = this.#engine.send(sessionId, command)
-      await this.#journal.flush()
-      return receipt
-    })
+    if (this.closing) throw new ShuttingDownError()
+    return this.#comms.send(sessionId, command)
   }
 
-  async read(sessionId: string): Promise<SessionView> {
-    return viewOf(await this.#readable(sessionId))
+  read(sessionId: string): Promise<SessionView> {
+    return this.#sessions.read(sessionId)
   }
 
-  async list(query: SessionQuery): Promise<{ sessions: SessionSummary[]; total: number }> {
-    await this.#journal.flush()
-    const { rows, total } = await this.#store.sessions(query)
-    return { sessions: rows.map(summaryOf), total }
+  list(query: SessionQuery): Promise<{ sessions: SessionSummary[]; total: number }> {
+    return this.#sessions.list(query)
   }
 
   async archive(sessionId: string, mode: 'drain' | 'cancel' = 'drain'): Promise<void> {
     this.#assertAvailable()
-    await this.#live(sessionId)
-    await this.#residents.with(sessionId, async () => {
-      this.#engine.archive(sessionId, mode)
-      await this.#journal.settled(sessionId)
-    })
+    await this.#sessions.live(sessionId)
+    await this.#router.run('archive', sessionId, { mode })
     await this.#recount()
   }
 
-  async turns(sessionId: string, page: Page): Promise<{ turns: TurnView[]; total: number }> {
-    const { turnCount } = await this.#readable(sessionId)
-    const rows = await this.#store.turns(sessionId, page)
-    return { turns: rows.map((row) => recordOf(sessionId, row)), total: turnCount }
+  turns(sessionId: string, page: Page): Promise<{ turns: TurnView[]; total: number }> {
+    return this.#sessions.turns(sessionId, page)
   }
 
-  async turn(sessionId: string, turn: number): Promise<TurnView> {
-    await this.#readable(sessionId)
-    return this.#record(sessionId, turn)
+  turn(sessionId: string, turn: number): Promise<TurnView> {
+    return this.#sessions.turn(sessionId, turn)
   }
 
-  async messages(sessionId: string, page: Page): Promise<{ messages: Message[]; total: number }> {
-    const { messageCount } = await this.#withHistory(sessionId)
-    return { messages: await this.#store.messages(sessionId, page), total: messageCount }
+  messages(sessionId: string, page: Page): Promise<{ messages: Message[]; total: number }> {
+    return this.#sessions.messages(sessionId, page)
   }
 
-  async exportSession(sessionId: string): Promise<ExportedSession> {
-    const row = await this.#withHistory(sessionId)
-    return exportOf(row, await this.#store.messages(sessionId, { offset: 0, limit: row.messageCount }))
+  exportSession(sessionId: string): Promise<ExportedSession> {
+    return this.#sessions.export(sessionId)
   }
 
   async importSession(exported: ExportedSession): Promise<SessionView> {
     this.#assertAvailable()
     const id = exported.id.toLowerCase()
-    const there = await this.#row(id)
+    const there = await this.#sessions.row(id)
     // One that is archived and still runs its last turn is in the way as well.
-    if (there?.isArchived === false || this.#residents.get(id)?.isOver === false) throw new SessionExistsError(id)
-    await this.#residents.makeRoom()
-    const view = await this.#engine.importSession(exported)
-    await this.#journal.settled(id)
-    await this.#recount()
+    if (there?.isArchived === false || there?.isActive || this.#residents.owned(id)?.isOver === false) {
+      throw new SessionExistsError(id)
+    }
+    const name = exported.metadata.session_metadata?.comms_name
+    const make = async () => ({ sessionId: id, view: await this.#engine.importSession(exported) })
+    const { view } = await this.#make(make, name, '/metadata/session_metadata/comms_name')
     this.#residents.used(id)
     return view
   }
 
   async fork(sessionId: string, turn?: number): Promise<SessionView> {
     this.#assertAvailable()
-    await this.#live(sessionId)
+    await this.#sessions.live(sessionId)
     await this.#residents.makeRoom()
-    return this.#residents.with(sessionId, async () => {
-      const view = await this.#engine.fork(sessionId, turn)
-      await this.#journal.settled(view.state.session_id)
-      await this.#recount()
-      this.#residents.used(view.state.session_id)
-      return view
-    })
+    const view = await this.#router.run('fork', sessionId, turn === undefined ? {} : { turn })
+    await this.#recount()
+    this.#residents.used(view.state.session_id)
+    return view
   }
 
-  async streamTurn(sessionId: string, turn: number, options: TurnStreamOptions = {}): Promise<EventStream | undefined> {
-    const { after } = options
-    const resident = this.#residents.get(sessionId)
-    if (resident !== undefined) {
-      const record = resident.turns[turn - 1]
-      if (record !== undefined) await this.#logs.fill(sessionId, resident.log, after ?? record.firstSeq - 1)
-      return this.#engine.streamTurn(sessionId, turn, options)
-    }
-    const row = await this.#readable(sessionId)
-    const record = await this.#record(sessionId, turn)
-    assertCursor(row, after)
-    const log = this.#journal.openLog(row.id, row.lastSeq)
-    await this.#logs.fill(sessionId, log, after ?? record.firstSeq - 1)
-    return streamPart({ id: sessionId, log }, record, after)
+  streamTurn(sessionId: string, turn: number, options: TurnStreamOptions = {}): Promise<EventStream | undefined> {
+    return this.#streams.turn(sessionId, turn, options)
   }
 
-  async streamSession(sessionId: string, options: SessionStreamOptions = {}): Promise<EventStream | undefined> {
-    const { after } = options
-    const resident = this.#residents.get(sessionId)
-    if (resident !== undefined) {
-      const from = after ?? (resident.activeRecord?.firstSeq ?? resident.log.lastSeq + 1) - 1
-      await this.#logs.fill(sessionId, resident.log, from)
-      return this.#engine.streamSession(sessionId, options)
-    }
-    const row = await this.#readable(sessionId)
-    assertCursor(row, after)
-    if (this.closing && !row.isArchived) throw new ShuttingDownError()
-    const log = this.#journal.openLog(row.id, row.lastSeq)
-    await this.#logs.fill(sessionId, log, after ?? log.lastSeq)
-    if (row.isArchived) log.seal()
-    const { id, messageCount, turnCount, isArchived } = row
-    return streamAll({ id, log, messageCount, turnCount, isActive: false, isOver: isArchived }, after)
+  streamSession(sessionId: string, options: SessionStreamOptions = {}): Promise<EventStream | undefined> {
+    return this.#streams.session(sessionId, options)
   }
 
   async *events(
@@ -309,9 +298,15 @@ export class PersistentSessionService implements SessionService {
     if (stream !== undefined) yield* eventsOf(stream, signal)
   }
 
-  async waitSessionRegistered(sessionId?: string, options: { signal?: AbortSignal } = {}): Promise<void> {
-    if (sessionId === undefined ? this.#sessions > 0 : (await this.#row(sessionId))?.isArchived === false) return
-    await this.#engine.waitSessionRegistered(sessionId, options)
+  async waitSessionRegistered(sessionId?: string, { signal }: { signal?: AbortSignal } = {}): Promise<void> {
+    const isThere = async () =>
+      sessionId === undefined ? this.#count > 0 : (await this.#sessions.row(sessionId))?.isArchived === false
+    while (!(await isThere())) {
+      // On another server it is made without a word.
+      const soon = this.#store.cluster === undefined ? [] : [AbortSignal.timeout(LOOK_AGAIN_MS)]
+      const either = AbortSignal.any([...(signal === undefined ? [] : [signal]), ...soon])
+      await this.#engine.parts.changes.next(either).catch(() => signal?.throwIfAborted())
+    }
   }
 
   usage(query: UsageQuery): UsageReport {
@@ -325,65 +320,73 @@ export class PersistentSessionService implements SessionService {
 
   async #close(options: { drainMs?: number }): Promise<void> {
     this.#endHousekeeping()
+    this.#member?.retire()
     await this.#engine.close(options)
     await this.#journal.flush()
     await this.#residents.release()
+    // Who has just been told of a start asks for its end.
+    await this.#engine.parts.changes.until(() => this.#calls === 0, LAST_ANSWERS_MS)
+    try {
+      await this.#member?.leave()
+    } catch (error) {
+      // The lease runs out by itself.
+      this.#fault(error)
+    }
     await this.#store.close()
   }
 
   async #recount(): Promise<void> {
-    this.#sessions = (await this.#store.sessions({ offset: 0, limit: 0 })).total
+    this.#count = (await this.#store.sessions({ offset: 0, limit: 0 })).total
   }
 
-  // What is kept
+  async #underWay<T>(call: () => Promise<T>): Promise<T> {
+    this.#calls++
+    try {
+      return await call()
+    } finally {
+      setImmediate(() => {
+        this.#calls--
+        if (this.closing) this.#engine.parts.changes.announce()
+      })
+    }
+  }
 
   #assertAvailable(): void {
     if (!this.#journal.isAvailable) throw new StoreUnavailableError()
   }
 
-  /** What the session is for everybody: what has happened in it is waited for. */
-  async #row(sessionId: string): Promise<SessionRow | undefined> {
-    await this.#journal.settled(sessionId)
-    return this.#store.session(sessionId)
+  #duringStart<T>(start: () => Promise<T>): Promise<T> {
+    return this.#slots === undefined ? start() : this.#slots.during(start)
   }
 
-  async #readable(sessionId: string): Promise<SessionRow> {
-    const row = await this.#row(sessionId)
-    if (row === undefined) throw new SessionNotFoundError(sessionId)
-    return row
+  /** Makes a session. On another server its name, or its id, may have been given meanwhile. */
+  async #make<T extends { sessionId: string }>(
+    make: () => Promise<T>,
+    name: string | undefined,
+    namePath: string,
+  ): Promise<T> {
+    const refuseTakenName = async () => {
+      if (this.#store.cluster === undefined || name === undefined) return
+      if ((await this.#store.named(name)) !== undefined)
+        throw new InvalidParamsError(namePath, 'is taken by another session')
+    }
+    await refuseTakenName()
+    await this.#residents.makeRoom()
+    const made = await make()
+    try {
+      await this.#journal.settled(made.sessionId)
+    } catch (error) {
+      await refuseTakenName()
+      throw error
+    }
+    await this.#recount()
+    return made
   }
 
-  async #live(sessionId: string): Promise<SessionRow> {
-    const row = await this.#readable(sessionId)
-    if (row.isArchived) throw new SessionNotFoundError(sessionId)
-    return row
+  /** Without asking the server that runs the turn: it may be gone, and its turn about to end. */
+  async #refuseIfBusy(sessionId: string): Promise<void> {
+    const row = await this.#sessions.live(sessionId)
+    const active = await this.#sessions.activeRecord(row)
+    if (active !== undefined) throw new SessionBusyError(sessionId, activeTurnOf(active, row.lastSeq))
   }
-
-  async #withHistory(sessionId: string): Promise<SessionRow> {
-    const row = await this.#readable(sessionId)
-    if (row.isArchived) throw new PersistenceDisabledError(sessionId)
-    return row
-  }
-
-  async #record(sessionId: string, turn: number) {
-    const [row] = turn < 1 ? [] : await this.#store.turns(sessionId, { offset: turn - 1, limit: 1 })
-    if (row === undefined) throw new TurnNotFoundError(sessionId, turn)
-    return recordOf(sessionId, row)
-  }
-
-  /** Puts into memory what a key started before this process did. */
-  async #recall(scope: string, { idempotency }: StartOptions): Promise<void> {
-    if (idempotency === undefined) return
-    const entryKey = IdempotencyKeys.entryKey(scope, idempotency)
-    if (this.#engine.parts.keys.has(entryKey)) return
-    const kept = await this.#store.key(entryKey)
-    if (kept === undefined || this.#engine.parts.keys.has(entryKey)) return
-    if (kept.fingerprint !== idempotency.fingerprint) throw new IdempotencyKeyReusedError()
-    const handle = { ...kept.handle, sessionId: kept.sessionId, attached: true }
-    this.#engine.parts.keys.restore(entryKey, kept.fingerprint, handle)
-  }
-}
-
-function assertCursor({ lastSeq }: SessionRow, after: number | undefined): void {
-  if (after !== undefined && after > lastSeq) throw new InvalidCursorError(lastSeq)
 }

@@ -1,18 +1,22 @@
 import type { Changes } from './changes.ts'
 import type { DurableStore } from './durable-store.ts'
-import { SessionNotFoundError } from './errors.ts'
+import { CapacityReachedError, SessionNotFoundError, StoreUnavailableError } from './errors.ts'
+import type { Followers } from './followers.ts'
 import type { IdempotencyKeys } from './idempotency.ts'
 import { Interaction } from './interaction.ts'
 import type { Journal } from './journal.ts'
 import type { LogFiller } from './log-filler.ts'
+import { ElsewhereError, type Ownership } from './ownership.ts'
 import { recover } from './recovery.ts'
 import type { Semaphore } from './semaphore.ts'
 import type { SessionFactory } from './session-factory.ts'
 import type { SessionRegistry } from './session-registry.ts'
-import { recordOf } from './session-rows.ts'
-import type { Page } from './session-service.ts'
+import { recordOf, refreshed } from './session-rows.ts'
+import type { Page, ServiceObserver } from './session-service.ts'
 import type { SessionTask } from './session-task.ts'
+import type { TurnSlots } from './turn-slots.ts'
 
+const RESUME_AGAIN_MS = 1_000
 const ALL: Page = { offset: 0, limit: Number.MAX_SAFE_INTEGER }
 
 /** What an engine has, and its places. */
@@ -24,6 +28,17 @@ export interface EngineParts {
   changes: Changes
 }
 
+export interface ResidentsParts {
+  engine: EngineParts
+  journal: Journal
+  store: DurableStore
+  ownership: Ownership
+  followers: Followers
+  logs: LogFiller
+  slots: TurnSlots | undefined
+  observer: ServiceObserver
+}
+
 /**
  * The sessions that a store keeps and that are in memory: they come when something is to happen in them, and leave when
  * nothing has for a while, or when others need the room.
@@ -32,7 +47,11 @@ export class Residents {
   readonly #engine: EngineParts
   readonly #journal: Journal
   readonly #store: DurableStore
+  readonly #ownership: Ownership
+  readonly #followers: Followers
   readonly #logs: LogFiller
+  readonly #slots: TurnSlots | undefined
+  readonly #observer: ServiceObserver
   /** On their way into memory. */
   readonly #coming = new Map<string, Promise<SessionTask>>()
   /** How many are dealing with a session: it may not leave. */
@@ -40,28 +59,46 @@ export class Residents {
   /** What was used last is last. */
   readonly #usedAt = new Map<string, number>()
 
-  constructor(engine: EngineParts, journal: Journal, store: DurableStore, logs: LogFiller) {
+  constructor({ engine, journal, store, ownership, followers, logs, slots, observer }: ResidentsParts) {
     this.#engine = engine
     this.#journal = journal
     this.#store = store
+    this.#ownership = ownership
+    this.#followers = followers
     this.#logs = logs
+    this.#slots = slots
+    this.#observer = observer
+    journal.onLost = (session) => void this.lose(session)
   }
 
-  /** A session that is here, archived or not. */
+  /** A session that is here, archived or not, as far as it is known here. */
   get(sessionId: string): SessionTask | undefined {
     return this.#engine.registry.getReadable(sessionId)
   }
 
-  /** Runs `act` while the session is in memory. Rejects with a `SessionNotFoundError` for one that takes no more turns. */
+  /** The same where it can only be changed here. */
+  owned(sessionId: string): SessionTask | undefined {
+    return this.#ownership.has(sessionId) ? this.get(sessionId) : undefined
+  }
+
+  /**
+   * Runs `act` while the session is in memory, and this server's. Rejects with a `SessionNotFoundError` for one that takes
+   * no more turns, and with an `ElsewhereError` where another server has it.
+   */
   async with<T>(sessionId: string, act: (session: SessionTask) => T | Promise<T>): Promise<T> {
     this.#pins.set(sessionId, (this.#pins.get(sessionId) ?? 0) + 1)
     try {
-      return await act(await this.#bring(sessionId))
+      // It may have been given back between two steps, or taken over.
+      for (;;) {
+        const session = await this.#bring(sessionId)
+        if (this.owned(sessionId) === session) return await act(session)
+      }
     } finally {
       const pins = (this.#pins.get(sessionId) ?? 1) - 1
       if (pins === 0) this.#pins.delete(sessionId)
       else this.#pins.set(sessionId, pins)
       this.used(sessionId)
+      this.#giveBack(sessionId)
     }
   }
 
@@ -93,16 +130,53 @@ export class Residents {
     }
   }
 
-  /** Ends the turns that the last process lost, goes on with those in line, and takes in who has a name among peers. */
-  async recover(): Promise<void> {
-    for (const { id } of await this.#store.orphans()) {
-      const session = await this.#bring(id)
-      await recover(session, (after) => this.#logs.events(id, session.log, after))
-      void this.#resume(session)
-      this.used(id)
+  /** Takes up what no server has: turns that were lost end, those in line run. Resolves with how many it could not take. */
+  async adopt(sessionIds: Iterable<string>): Promise<number> {
+    let left = 0
+    for (const id of sessionIds) {
+      try {
+        await this.with(id, () => {})
+      } catch (error) {
+        if (error instanceof StoreUnavailableError) throw error
+        // Another server was quicker, or there is no room yet.
+        if (!(error instanceof ElsewhereError || error instanceof SessionNotFoundError)) left++
+      }
     }
-    for (const { id } of await this.#store.allNamed()) await this.#bring(id)
     await this.#journal.flush()
+    return left
+  }
+
+  /** Takes up what the last process left and, where there is one server, who has a name among peers. */
+  async recover(): Promise<void> {
+    await this.adopt((await this.#store.orphans()).map(({ id }) => id))
+    if (this.#store.cluster !== undefined) return
+    for (const { id } of await this.#store.allNamed()) await this.#bring(id)
+  }
+
+  /** Whether the session is on its way into memory. */
+  isComing(sessionId: string): boolean {
+    return this.#coming.has(sessionId) || this.#ownership.isClaiming(sessionId)
+  }
+
+  /** Another server has the session, or it could not be made: the agent stops, and readers come again elsewhere. */
+  async lose(session: SessionTask): Promise<void> {
+    const { registry, changes } = this.#engine
+    if (!registry.forget(session)) return
+    const open = this.#journal.lose(session)
+    this.#usedAt.delete(session.id)
+    const { activeRecord } = session
+    if (activeRecord !== undefined) {
+      this.#observer.sessionLost?.({ session_id: session.id, turn: activeRecord.turn })
+    }
+    session.lose()
+    for (const record of open) record.reopen()
+    const interactions = session.inbox?.unfinished ?? []
+    // Who waits for the end of a turn learns it from the store.
+    if (open.length > 0 || interactions.length > 0) this.#followers.takeOver(session.id, open, interactions)
+    while (session.isActive) await changes.next()
+    await session.release()
+    session.permit.release()
+    changes.announce()
   }
 
   /** Lets all of them go: what they were is in the store. */
@@ -114,17 +188,34 @@ export class Residents {
   }
 
   async #bring(sessionId: string): Promise<SessionTask> {
-    const resident = this.get(sessionId)
-    if (resident !== undefined) return resident
+    const owned = this.owned(sessionId)
+    if (owned !== undefined) return owned
     let coming = this.#coming.get(sessionId)
     if (coming === undefined) {
-      coming = this.#restore(sessionId).finally(() => this.#coming.delete(sessionId))
+      coming = this.#take(sessionId).finally(() => this.#coming.delete(sessionId))
       this.#coming.set(sessionId, coming)
     }
     return coming
   }
 
-  async #restore(sessionId: string): Promise<SessionTask> {
+  async #take(sessionId: string): Promise<SessionTask> {
+    if (this.#store.cluster === undefined) return this.#restore(sessionId, 1)
+    const claim = await this.#ownership.claim(sessionId)
+    const resident = this.get(sessionId)
+    // One that is over can still be read here.
+    if (resident !== undefined && !resident.isOver) {
+      if (this.#ownership.renew(resident, claim)) return resident
+      await this.lose(resident)
+    }
+    try {
+      return await this.#restore(sessionId, claim.epoch)
+    } catch (error) {
+      await this.#ownership.release(sessionId, claim.epoch)
+      throw error
+    }
+  }
+
+  async #restore(sessionId: string, epoch: number): Promise<SessionTask> {
     const row = await this.#store.session(sessionId)
     // One that was archived in its last turn is here to see that turn end.
     if (row === undefined || (row.isArchived && !row.isActive)) throw new SessionNotFoundError(sessionId)
@@ -135,14 +226,29 @@ export class Residents {
     ])
     await this.makeRoom()
     const { id, createdAt, updatedAt, metadata, usage, ranMs, toolCalls } = row
-    const records = turns.map((turn) => recordOf(id, turn))
+    const records = turns.map((turn) => {
+      const held = this.#followers.turn(id, turn.turn)
+      return held === undefined ? recordOf(id, turn) : refreshed(held, turn)
+    })
     const init = { id, createdAt, updatedAt, metadata, messages, usage, turns: records, ranMs, toolCalls }
-    const session = this.#engine.factory.restore(init, this.#journal.openLog(id, row.lastSeq))
+    const log = await this.#followers.open(row)
+    const session = this.#engine.factory.restore(init, log)
     const firstOpen = records.findIndex((record) => !record.isOver)
     this.#journal.restored(session, firstOpen === -1 ? records.length : firstOpen)
+    this.#ownership.hold(session, epoch)
     if (interactions.length > 0) {
       session.inbox = session.openInbox()
-      session.lostInteractions = session.inbox.restore(interactions.map(({ state }) => Interaction.restored(state)))
+      session.lostInteractions = session.inbox.restore(
+        interactions.map(({ state }) => {
+          const held = this.#followers.interaction(id, state.id)
+          held?.refresh(state)
+          return held ?? Interaction.restored(state)
+        }),
+      )
+    }
+    if (row.isActive) {
+      await recover(session, (after) => this.#logs.events(id, log, after))
+      void this.#resume(session)
     }
     if (row.isArchived) {
       this.#engine.registry.archive(session)
@@ -151,27 +257,46 @@ export class Residents {
     return session
   }
 
+  /** The store is told that nothing goes on in the session, where that is all there is to tell. */
+  #giveBack(sessionId: string): void {
+    const session = this.owned(sessionId)
+    if (this.#store.cluster === undefined || session === undefined || this.#pins.has(sessionId)) return
+    const isIdle = !session.isActive && session.queue.isEmpty
+    if (isIdle && this.#journal.isSettled(sessionId)) this.#journal.changed(session)
+  }
+
   /** Starts the first turn in line, as soon as one may run. */
   async #resume(session: SessionTask): Promise<void> {
-    if (session.queue.isEmpty) return
     const { activeTurns, changes } = this.#engine
-    let permit = activeTurns.tryAcquire()
-    while (permit === undefined) {
-      await changes.next()
-      permit = activeTurns.tryAcquire()
+    const start = async () => {
+      const permit = activeTurns.tryAcquire()
+      if (permit === undefined) return false
+      session.resume(permit)
+      return true
     }
-    session.resume(permit)
+    while (!session.queue.isEmpty && !session.isActive && this.owned(session.id) === session) {
+      try {
+        if (await (this.#slots === undefined ? start() : this.#slots.during(start))) return
+      } catch (error) {
+        if (!(error instanceof CapacityReachedError || error instanceof StoreUnavailableError)) throw error
+      }
+      // On another server a place may become free without a word.
+      await changes.next(AbortSignal.timeout(RESUME_AGAIN_MS)).catch(() => {})
+    }
   }
 
   #isIdle(session: SessionTask): boolean {
     const { id } = session
-    const isNeeded = session.metadata.comms_name !== undefined || session.inbox?.isEmpty === false
+    const isNeeded =
+      this.#store.cluster === undefined &&
+      (session.metadata.comms_name !== undefined || session.inbox?.isEmpty === false)
     const isBusy = session.isActive || session.isArchived || !session.queue.isEmpty || this.#pins.has(id)
     return !isNeeded && !isBusy && this.#journal.isSettled(id)
   }
 
   async #evict(session: SessionTask): Promise<void> {
     this.#usedAt.delete(session.id)
+    this.#ownership.giveUp(session.id)
     this.#engine.registry.remove(session)
     this.#journal.evicted(session)
     await session.release()

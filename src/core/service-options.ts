@@ -1,7 +1,8 @@
-import type { SessionAgentBuilder } from './agent.ts'
+import type { Comms, SessionAgentBuilder } from './agent.ts'
 import type { Journal } from './journal.ts'
 import type { ServiceObserver } from './session-service.ts'
 import type { SessionStore } from './session-store.ts'
+import type { SessionTask } from './session-task.ts'
 
 /** What an engine is made of, and its limits. */
 export interface EphemeralSessionServiceOptions {
@@ -19,5 +20,7 @@ export interface EphemeralSessionServiceOptions {
   archiveDrainMs: number
   /** Carries everything into a store that outlives the process. */
   journal?: Journal
+  /** What a session can do with its peers, where they may be on other servers. Default: what is in this process. */
+  commsOf?: (session: SessionTask) => Comms
   observer?: ServiceObserver
 }

@@ -1,15 +1,16 @@
 import type { CommsCommand, CommsReceipt, Peer } from './comms.ts'
 import { InboxClosedError, InvalidParamsError, PeerNotFoundError } from './errors.ts'
+import type { Incoming } from './interaction.ts'
 import type { SessionRegistry } from './session-registry.ts'
 import type { SessionTask } from './session-task.ts'
+import type { SessionMetadata } from './transcript.ts'
 
 const SENDABLE = ['peer_message', 'peer_request', 'peer_response']
 
-/** Who can be sent to, from one session. */
-export function peersOf(registry: SessionRegistry, session: SessionTask): Peer[] {
-  return registry
-    .named()
-    .filter((other) => other !== session)
+/** Who can be sent to, from one session; `named` are all that have a name. */
+export function peersOf(named: readonly { id: string; metadata: SessionMetadata }[], sessionId: string): Peer[] {
+  return named
+    .filter(({ id }) => id !== sessionId)
     .map(({ id, metadata }) => ({
       name: metadata.comms_name as string,
       peer_id: id,
@@ -21,39 +22,69 @@ export function peersOf(registry: SessionRegistry, session: SessionTask): Peer[]
     }))
 }
 
-/** Puts what one session sends into the inbox that it is for. */
-export function sendFrom(registry: SessionRegistry, session: SessionTask, command: CommsCommand): CommsReceipt {
-  // Its name may be another's by now.
-  if (session.isOver) throw new InboxClosedError(session.id)
+/** Where something that a session sends goes, as what, and what its sender is told. */
+export interface Routed {
+  /** The name of a peer; nothing for the session itself. */
+  readonly to: string | undefined
+  readonly incoming: Incoming
+  readonly isSubscribed: boolean
+  receipt(interactionId: string): CommsReceipt
+}
+
+/** Throws an `InvalidParamsError` for what a session of that name may not send. */
+export function routed(command: CommsCommand, source: string | undefined): Routed {
   if (command.kind === 'input') {
     if (command.allow_self_session !== true) {
       throw new InvalidParamsError('/allow_self_session', 'has to be true where a session is given input of its own')
     }
-    const isReserved = command.stream === 'reserve_interaction'
-    const { id } = session.inject({ kind: 'event', source: command.source ?? 'rpc', body: command.body }, isReserved)
-    return { kind: 'input_accepted', interaction_id: id, stream_reserved: isReserved }
+    const stream_reserved = command.stream === 'reserve_interaction'
+    return {
+      to: undefined,
+      incoming: { kind: 'event', source: command.source ?? 'rpc', body: command.body },
+      isSubscribed: stream_reserved,
+      receipt: (id) => ({ kind: 'input_accepted', interaction_id: id, stream_reserved }),
+    }
   }
-  const source = session.metadata.comms_name
   if (source === undefined) {
     throw new InvalidParamsError('/kind', 'must be input: a session without a comms_name has no peers')
   }
-  const peer = registry.getNamed(command.to)
-  if (peer === undefined || peer === session) throw new PeerNotFoundError(command.to)
+  const { to } = command
   switch (command.kind) {
-    case 'peer_message': {
-      const { id } = peer.inject({ kind: 'message', source, body: command.body ?? '' }, false)
-      return { kind: 'peer_message_sent', envelope_id: id, acked: false }
-    }
+    case 'peer_message':
+      return {
+        to,
+        incoming: { kind: 'message', source, body: command.body ?? '' },
+        isSubscribed: false,
+        receipt: (id) => ({ kind: 'peer_message_sent', envelope_id: id, acked: false }),
+      }
     case 'peer_request': {
       const { intent, params = null } = command
-      const isReserved = command.stream === 'reserve_interaction'
-      const { id } = peer.inject({ kind: 'request', source, intent, params }, isReserved)
-      return { kind: 'peer_request_sent', envelope_id: id, interaction_id: id, stream_reserved: isReserved }
+      const stream_reserved = command.stream === 'reserve_interaction'
+      return {
+        to,
+        incoming: { kind: 'request', source, intent, params },
+        isSubscribed: stream_reserved,
+        receipt: (id) => ({ kind: 'peer_request_sent', envelope_id: id, interaction_id: id, stream_reserved }),
+      }
     }
     case 'peer_response': {
       const { in_reply_to, status = 'completed', result = null } = command
-      const { id } = peer.inject({ kind: 'response', source, inReplyTo: in_reply_to, status, result }, false)
-      return { kind: 'peer_response_sent', envelope_id: id, in_reply_to }
+      return {
+        to,
+        incoming: { kind: 'response', source, inReplyTo: in_reply_to, status, result },
+        isSubscribed: false,
+        receipt: (id) => ({ kind: 'peer_response_sent', envelope_id: id, in_reply_to }),
+      }
     }
   }
+}
+
+/** Puts what one session sends into the inbox that it is for. */
+export function sendFrom(registry: SessionRegistry, session: SessionTask, command: CommsCommand): CommsReceipt {
+  // Its name may be another's by now.
+  if (session.isOver) throw new InboxClosedError(session.id)
+  const { to, incoming, isSubscribed, receipt } = routed(command, session.metadata.comms_name)
+  const target = to === undefined ? session : registry.getNamed(to)
+  if (target === undefined || (target === session && to !== undefined)) throw new PeerNotFoundError(to as string)
+  return receipt(target.inject(incoming, isSubscribed).id)
 }

@@ -1,4 +1,5 @@
 import type { Comms, SessionAgent } from './agent.ts'
+import { InternalError, SessionError, TurnFailedError } from './errors.ts'
 import type { Interaction } from './interaction.ts'
 import type { ServiceObserver } from './session-service.ts'
 import type { SessionTask } from './session-task.ts'
@@ -57,4 +58,12 @@ export async function disposeOf({ observer }: SessionHost, session_id: string, a
   } catch (error) {
     observer.fault?.(error, { session_id })
   }
+}
+
+/** What a turn failed with, as its caller is told; what is unexpected goes to the log whole. */
+export function turnError({ observer }: SessionHost, { sessionId, turn }: TurnRecord, error: unknown): SessionError {
+  const where = { session_id: sessionId, turn }
+  if (error instanceof SessionError) return new TurnFailedError(error, where)
+  observer.fault?.(error, where)
+  return new InternalError(error, where)
 }

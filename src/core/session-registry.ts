@@ -78,6 +78,14 @@ export class SessionRegistry {
     if (session.metadata.comms_name !== undefined) this.#named.delete(session.metadata.comms_name)
   }
 
+  /** The same for one that may be draining. False when it is not here. */
+  forget(session: SessionTask): boolean {
+    if (this.#draining.delete(session)) return true
+    if (this.#live.get(session.id) !== session) return false
+    this.remove(session)
+    return true
+  }
+
   retire(session: SessionTask): void {
     if (!this.#draining.delete(session) || this.#live.has(session.id)) return
     if ((this.#archived.get(session.id)?.ordinal ?? -1) < session.ordinal) this.#archived.set(session.id, session)
@@ -95,7 +103,7 @@ export class SessionRegistry {
         : this.#inOrder.filter(
             (session) =>
               (active === undefined || session.isActive === active) &&
-              labels.every(([key, value]) => session.label(key) === value),
+              labels.every(([key, value]) => labelOf(session, key) === value),
           )
     return { sessions: matching.slice(offset, offset + limit), total: matching.length }
   }
@@ -110,4 +118,8 @@ export class SessionRegistry {
     }
     return low
   }
+}
+
+function labelOf({ labels }: SessionTask, key: string): string | undefined {
+  return Object.hasOwn(labels, key) ? labels[key] : undefined
 }

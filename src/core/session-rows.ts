@@ -47,13 +47,18 @@ export function turnRowOf(record: TurnRecord): TurnRow {
 }
 
 export function recordOf(sessionId: string, row: TurnRow): TurnRecord {
-  const { turn, prompt, skillReferences, isHost, createdAt, error } = row
+  const { turn, prompt, skillReferences, isHost, createdAt } = row
   const request = {
     prompt,
     host_mode: isHost,
     ...(skillReferences === undefined ? {} : { skill_references: skillReferences }),
   }
-  const record = new TurnRecord(sessionId, turn, request, createdAt)
+  return refreshed(new TurnRecord(sessionId, turn, request, createdAt), row)
+}
+
+/** The record as the store has it. */
+export function refreshed(record: TurnRecord, row: TurnRow): TurnRecord {
+  const { error } = row
   record.status = row.status
   record.startedAt = row.startedAt
   record.endedAt = row.endedAt
@@ -63,6 +68,6 @@ export function recordOf(sessionId: string, row: TurnRow): TurnRecord {
   record.messageEnd = row.messageEnd
   record.runs = row.runs
   record.result = row.result
-  if (error !== undefined) record.error = new KeptError(error.code, error.message, error.data)
+  record.error = error === undefined ? undefined : new KeptError(error.code, error.message, error.data)
   return record
 }

@@ -219,6 +219,8 @@ export interface ServiceObserver {
   turnEnded?(turn: TurnView, durationMs: number): void
   /** Something went wrong that no caller can be told about, or only in general terms. */
   fault?(error: unknown, where: { session_id: string; turn?: number }): void
+  /** Another server has taken over a session whose turn ran here: this one had not been heard for too long. */
+  sessionLost?(where: { session_id: string; turn: number }): void
   /** The store cannot be used: said once for each time that it is away. */
   storeFault?(error: unknown): void
 }

@@ -1,22 +1,15 @@
 import type { AgentSession, Approval, Comms, SessionAgent, Spending } from './agent.ts'
 import { AgentHandle } from './agent-handle.ts'
 import { assertAgentReport } from './agent-output.ts'
-import {
-  type ActiveTurn,
-  InboxClosedError,
-  InternalError,
-  SessionBusyError,
-  SessionError,
-  SessionNotRunningError,
-  TurnFailedError,
-} from './errors.ts'
+import { type ActiveTurn, InboxClosedError, SessionBusyError, SessionNotRunningError } from './errors.ts'
 import type { EventLog } from './event-log.ts'
 import type { AgentReport } from './events.ts'
 import { Inbox } from './inbox.ts'
 import type { Incoming, Interaction } from './interaction.ts'
 import type { Permit } from './semaphore.ts'
-import { disposeOf, type RunCommit, type SessionHost, type SessionInit } from './session-host.ts'
+import { disposeOf, type RunCommit, type SessionHost, type SessionInit, turnError } from './session-host.ts'
 import type { StartTurnRequest } from './session-service.ts'
+import { activeTurnOf } from './session-views.ts'
 import type { Message, SessionMetadata } from './transcript.ts'
 import { type Admission, type AdmissionEvent, admissionStep, IDLE, type Verdict } from './turn-admission.ts'
 import { TurnInFlight } from './turn-in-flight.ts'
@@ -58,6 +51,7 @@ export class SessionTask {
   #handle: AgentHandle | undefined
   #active: TurnInFlight | undefined
   #isDraining = false
+  #isLost = false
   #ranMs = 0
   #toolCalls = 0
   #timer: NodeJS.Timeout | undefined
@@ -81,11 +75,6 @@ export class SessionTask {
 
   get labels(): Readonly<Record<string, string>> {
     return this.metadata.labels ?? {}
-  }
-
-  label(key: string): string | undefined {
-    const { labels } = this.metadata
-    return labels !== undefined && Object.hasOwn(labels, key) ? labels[key] : undefined
   }
 
   /** What its turns spent so far. */
@@ -184,10 +173,7 @@ export class SessionTask {
 
   /** The turn in flight. Only while there is one. */
   activeTurn(): ActiveTurn {
-    const record = this.#active?.record ?? (this.turns[this.turns.length - 1] as TurnRecord)
-    const active: ActiveTurn = { turn: record.turn, status: 'running', last_seq: this.log.lastSeq }
-    if (record.startedAt !== undefined) active.started_at = new Date(record.startedAt).toISOString()
-    return active
+    return activeTurnOf(this.#active?.record ?? (this.turns[this.turns.length - 1] as TurnRecord), this.log.lastSeq)
   }
 
   /** Ends the turn in flight, at once for the caller; the agent gets a moment to stop by itself. */
@@ -235,9 +221,16 @@ export class SessionTask {
 
   /** Lets go of the agent of a session that is idle: it goes on from a store. */
   async release(): Promise<void> {
-    const agent = this.#agent
-    this.#agent = undefined
+    const agent = this.#takeAgent()
     if (agent !== undefined) await disposeOf(this.#host, this.id, agent)
+  }
+
+  /** Another server goes on with it: the agent stops, and nothing that is said here counts any more. */
+  lose(): void {
+    this.#isLost = true
+    this.queue.hold()
+    clearTimeout(this.#archiveTimer)
+    this.cancel()
   }
 
   /** Starts the first of the turns that wait in line, where they were when the process ended that kept them. */
@@ -328,8 +321,7 @@ export class SessionTask {
 
   /** An agent that ignores its signal cannot hold the session: it is left to itself, and the next turn gets a new one. */
   #abandonAgent(turn: TurnInFlight): void {
-    const agent = this.#agent
-    this.#agent = undefined
+    const agent = this.#takeAgent()
     if (this.#handle !== undefined) this.#handle.isHeard = false
     if (agent !== undefined) void disposeOf(this.#host, this.id, agent)
     turn.abandon()
@@ -339,9 +331,16 @@ export class SessionTask {
     const { record, permit } = turn
     const interrupted = this.#step('settle') === 'cancelled'
     clearTimeout(this.#timer)
+    if (this.#isLost) {
+      this.#active = undefined
+      this.#step('finalize')
+      permit?.release()
+      this.#host.turnsEnded(this)
+      return
+    }
     if (interrupted) record.status = 'interrupted'
     else record.status = end.kind === 'threw' ? 'failed' : 'completed'
-    if (record.status === 'failed' && end.kind === 'threw') record.error = this.#toSessionError(record, end.error)
+    if (record.status === 'failed' && end.kind === 'threw') record.error = turnError(this.#host, record, end.error)
     turn.conclude()
     this.#active = undefined
     this.#step('finalize')
@@ -381,19 +380,17 @@ export class SessionTask {
     })
   }
 
-  #toSessionError(record: TurnRecord, error: unknown): SessionError {
-    const where = { session_id: this.id, turn: record.turn }
-    if (error instanceof SessionError) return new TurnFailedError(error, where)
-    this.#host.observer.fault?.(error, where)
-    return new InternalError(error, where)
+  #takeAgent(): SessionAgent | undefined {
+    const agent = this.#agent
+    this.#agent = undefined
+    return agent
   }
 
   #retire(): void {
     clearTimeout(this.#archiveTimer)
     this.inbox?.close()
     this.log.seal()
-    const agent = this.#agent
-    this.#agent = undefined
+    const agent = this.#takeAgent()
     if (agent === undefined) this.#host.retired(this)
     else void disposeOf(this.#host, this.id, agent).then(() => this.#host.retired(this))
   }

@@ -1,6 +1,13 @@
 import type { SessionRow } from './durable-store.ts'
-import type { SessionInfo, SessionSummary, SessionView } from './session-service.ts'
+import type { ActiveTurn } from './errors.ts'
+import type { SessionInfo, SessionSummary, SessionView, TurnView } from './session-service.ts'
 import type { ExportedSession, Message } from './transcript.ts'
+
+/** What callers are told of the turn that is in their way. */
+export function activeTurnOf({ turn, startedAt }: Pick<TurnView, 'turn' | 'startedAt'>, lastSeq: number): ActiveTurn {
+  const active: ActiveTurn = { turn, status: 'running', last_seq: lastSeq }
+  return startedAt === undefined ? active : { ...active, started_at: iso(startedAt) }
+}
 
 const iso = (ms: number) => new Date(ms).toISOString()
 

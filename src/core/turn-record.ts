@@ -48,6 +48,11 @@ export class TurnRecord implements TurnView, TurnScope {
     return this.endedAt !== undefined
   }
 
+  /** Somebody waits for its end. */
+  get isAwaited(): boolean {
+    return this.#waiting !== undefined && this.#waiting.size > 0
+  }
+
   /** The event that ended, or is about to end, this turn. */
   terminalEvent(): NewEvent {
     const session_id = this.sessionId
@@ -61,6 +66,15 @@ export class TurnRecord implements TurnView, TurnScope {
 
   terminalFrame(): string {
     return encodeEvent(this.terminalEvent(), this.lastSeq, this.turn)
+  }
+
+  /** An end that was not kept: it is for the store to say what became of it. */
+  reopen(): void {
+    this.status = 'running'
+    this.endedAt = undefined
+    this.lastSeq = 0
+    this.result = undefined
+    this.error = undefined
   }
 
   /** Calls everyone who waits, once the record says all there is to say. */

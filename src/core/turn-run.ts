@@ -300,7 +300,7 @@ export class TurnRun {
 function whileHeard(comms: Comms, signal: AbortSignal): Comms {
   return {
     peers: () => comms.peers(),
-    send: (command) => {
+    send: async (command) => {
       signal.throwIfAborted()
       return comms.send(command)
     },

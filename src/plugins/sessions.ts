@@ -30,6 +30,8 @@ export interface SessionsOptions {
   storeUrl?: string
   maxSessions?: number
   maxActiveTurns?: number
+  /** Over all servers of a store; 0 is no limit. */
+  maxClusterTurns?: number
   maxQueuedTurns?: number
   retainEvents?: number
   retainBytes?: number
@@ -69,6 +71,7 @@ export const sessions = fp(
             store,
             retention,
             idleEvictMs: options.idleEvictMs ?? 900_000,
+            maxClusterTurns: options.maxClusterTurns || undefined,
           })
     app.decorate('sessions', service)
     app.decorate('sessionCapacity', () => service.stats)

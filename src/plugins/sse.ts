@@ -3,6 +3,7 @@ import { PassThrough } from 'node:stream'
 import type { FastifyInstance, FastifyReply } from 'fastify'
 import fp from 'fastify-plugin'
 import { FastifySSEPlugin } from 'fastify-sse-v2'
+import { StoreUnavailableError } from '../core/errors.ts'
 import { encodeNotice } from '../core/event-frame.ts'
 import type { EventStream } from '../core/event-stream.ts'
 import { HttpError } from './problems.ts'
@@ -191,7 +192,10 @@ class Connection {
 
   /** Cuts this reader alone: it can come back, and nobody else is held up by what its read ran into. */
   #cutAfter(error: unknown): void {
-    this.#reply.request.log.error({ err: error }, 'a stream could not be read')
+    // Where another server goes on with the session, that was said once, and is nobody's fault.
+    if (!(error instanceof StoreUnavailableError)) {
+      this.#reply.request.log.error({ err: error }, 'a stream could not be read')
+    }
     this.#blocked = true
     // Not before what was written has left, or a reply that was just opened has no header.
     process.nextTick(cut, this.#raw)

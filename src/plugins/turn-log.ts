@@ -16,9 +16,13 @@ export function turnLog(log: FastifyBaseLogger, observe: NonNullable<ServiceObse
 }
 
 /** Lines for what no caller can be told. */
-export function faultLog(log: FastifyBaseLogger): Pick<Required<ServiceObserver>, 'fault' | 'storeFault'> {
+export function faultLog(
+  log: FastifyBaseLogger,
+): Pick<Required<ServiceObserver>, 'fault' | 'sessionLost' | 'storeFault'> {
   return {
     fault: (error, where) => log.error({ err: error, ...where }, 'the agent failed unexpectedly'),
+    sessionLost: (where) =>
+      log.warn(where, 'another server has taken over the session: this one was not heard for too long'),
     storeFault: (error) => log.error({ err: error }, 'the store cannot be written; it is tried again and again'),
   }
 }

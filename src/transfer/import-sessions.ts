@@ -145,9 +145,10 @@ class ExportReader {
     if (turns.length !== row.turnCount || messages.length !== row.messageCount) {
       throw new TransferError(`Session ${row.id} is not whole before line ${this.#line}`)
     }
-    await this.#store.commit([
+    const refused = await this.#store.commit([
       {
         isNew: true,
+        epoch: 1,
         // What the source has kept is kept; the next server trims it as its settings say.
         retain: { events: Number.MAX_SAFE_INTEGER, bytes: Number.MAX_SAFE_INTEGER },
         row,
@@ -158,7 +159,11 @@ class ExportReader {
         keys: [],
       },
     ])
-    this.result.imported++
+    if (refused.length === 0) this.result.imported++
+    else {
+      this.#note(`skipped ${row.id}: it, or its name, came there meanwhile`)
+      this.result.skipped++
+    }
   }
 
   async #end({ sessions, sha256 }: Extract<ExportLine, { sha256: unknown }>): Promise<void> {

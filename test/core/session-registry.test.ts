@@ -30,8 +30,8 @@ function session(id: string, labels?: Record<string, string>): SessionTask {
         throw new Error('nothing is run here')
       },
       commsOf: () => ({
-        peers: () => [],
-        send: () => {
+        peers: async () => [],
+        send: async () => {
           throw new Error('nothing is sent here')
         },
       }),

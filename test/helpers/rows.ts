@@ -26,6 +26,7 @@ export function sessionWrite(
 ): SessionWrite {
   return {
     isNew: true,
+    epoch: 1,
     retain: { events: 100_000, bytes: 64 * 1024 * 1024 },
     row: sessionRow(row),
     turns: [],

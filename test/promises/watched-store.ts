@@ -41,6 +41,9 @@ class WatchedLog implements EventLog {
   get bytes(): number {
     return this.#log.bytes
   }
+  get isLost(): boolean {
+    return this.#log.isLost
+  }
   get sealed(): boolean {
     return this.#log.sealed
   }

@@ -239,14 +239,14 @@ describe('sending to a peer', () => {
     const turn = api.post(`/sessions/${id}/turns`, { prompt: `send from ${mine}` })
     const run = await gate.run(`send from ${mine}`)
     const comms = run.context.comms as Comms
-    expect(comms.peers().filter(({ name }) => name === theirs)).toMatchObject([{ peer_id: peer }])
-    expect(comms.send({ kind: 'peer_message', to: theirs, body: 'hi' })).toMatchObject({ acked: false })
+    expect((await comms.peers()).filter(({ name }) => name === theirs)).toMatchObject([{ peer_id: peer }])
+    expect(await comms.send({ kind: 'peer_message', to: theirs, body: 'hi' })).toMatchObject({ acked: false })
     const loop: Record<string, unknown> = {}
     loop.loop = loop
-    expect(() => comms.send({ kind: 'peer_request', to: theirs, intent: 'x', params: loop })).toThrow(
+    await expect(comms.send({ kind: 'peer_request', to: theirs, intent: 'x', params: loop })).rejects.toThrow(
       expect.objectContaining({ code: 'INVALID_PARAMS' }),
     )
-    expect(() => comms.send({ kind: 'peer_message', to: mine })).toThrow(
+    await expect(comms.send({ kind: 'peer_message', to: mine })).rejects.toThrow(
       expect.objectContaining({ code: 'PEER_NOT_FOUND' }),
     )
     run.finish()
@@ -262,9 +262,9 @@ describe('sending to a peer', () => {
     const { context } = await deaf.run('not to be heard')
     await api.post(`/sessions/${id}/interrupt`)
     const abort = expect.objectContaining({ name: 'AbortError' })
-    expect(() => context.comms?.send({ kind: 'peer_message', to: theirs })).toThrow(abort)
+    await expect(context.comms?.send({ kind: 'peer_message', to: theirs })).rejects.toThrow(abort)
     expect((await turn).body.stop_reason).toBe('cancelled')
-    expect(() => context.comms?.send({ kind: 'peer_message', to: theirs })).toThrow(abort)
+    await expect(context.comms?.send({ kind: 'peer_message', to: theirs })).rejects.toThrow(abort)
     expect(await inboxOf(peer, `spared ${theirs}`)).toBeUndefined()
   })
 
@@ -276,12 +276,14 @@ describe('sending to a peer', () => {
     const run = await gate.run(`last of ${mine}`)
     const comms = run.context.comms as Comms
     await api.delete(`/sessions/${id}`)
-    expect(comms.send({ kind: 'peer_message', to: theirs, body: 'bye' })).toMatchObject({ kind: 'peer_message_sent' })
+    expect(await comms.send({ kind: 'peer_message', to: theirs, body: 'bye' })).toMatchObject({
+      kind: 'peer_message_sent',
+    })
     run.finish()
     await turn
     const closed = expect.objectContaining({ code: 'INBOX_CLOSED' })
-    expect(() => comms.send({ kind: 'peer_message', to: theirs, body: 'still here' })).toThrow(closed)
-    expect(() => comms.send({ kind: 'input', body: 'x', allow_self_session: true })).toThrow(closed)
+    await expect(comms.send({ kind: 'peer_message', to: theirs, body: 'still here' })).rejects.toThrow(closed)
+    await expect(comms.send({ kind: 'input', body: 'x', allow_self_session: true })).rejects.toThrow(closed)
     expect(await inboxOf(peer, `said goodbye to ${theirs}`)).toBe(`[COMMS MESSAGE from ${mine}]\nbye`)
   })
 

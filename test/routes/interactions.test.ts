@@ -31,7 +31,7 @@ const tooling: SessionAgentBuilder = {
     async *run(_input, { comms, takeInjected }) {
       yield { type: 'tool_call_requested', id: 'c', name: 'n', args: {} }
       yield { type: 'tool_execution_started', id: 'c', name: 'n' }
-      comms?.send({ kind: 'input', body: 'meanwhile', allow_self_session: true })
+      await comms?.send({ kind: 'input', body: 'meanwhile', allow_self_session: true })
       const during = takeInjected()
       yield { type: 'tool_execution_completed', id: 'c', name: 'n', result: 'ok', is_error: false, duration_ms: 1 }
       yield { type: 'tool_result_received', id: 'c', name: 'n', is_error: false }

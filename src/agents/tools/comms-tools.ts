@@ -32,7 +32,11 @@ const SENDING = CommsCommand.anyOf.flatMap((variant): Omit<Tool, 'execute'>[] =>
 /** Tools with which the model of a session that has a `comms_name` talks to its peers. */
 export function commsTools(comms: Comms): Tool[] {
   return [
-    { ...LIST, execute: () => answer(() => ({ peers: comms.peers().map(({ name, meta }) => ({ name, ...meta })) })) },
+    {
+      ...LIST,
+      execute: () =>
+        answer(async () => ({ peers: (await comms.peers()).map(({ name, meta }) => ({ name, ...meta })) })),
+    },
     ...SENDING.map((tool) => ({
       ...tool,
       execute: (args: unknown) => answer(() => comms.send({ ...(args as object), kind: tool.name } as CommsCommand)),
@@ -41,9 +45,9 @@ export function commsTools(comms: Comms): Tool[] {
 }
 
 /** A peer that is not there, or whose inbox is full, is something for the model to know. */
-async function answer(act: () => unknown): Promise<ToolAnswer> {
+async function answer(act: () => Promise<unknown>): Promise<ToolAnswer> {
   try {
-    return { content: JSON.stringify(act()), isError: false }
+    return { content: JSON.stringify(await act()), isError: false }
   } catch (error) {
     if (error instanceof SessionError) return toolError('execution_failed', error.message)
     throw error

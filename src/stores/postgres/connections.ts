@@ -2,8 +2,9 @@ import postgres from 'postgres'
 
 export type Sql = postgres.Sql
 
-/** For all connections together; one of them writes. */
-const MAX_CONNECTIONS = 10
+/** So many read; one writes, some are for what servers have to do with one another, and one listens. */
+const READERS = 8
+const CONTROL_CONNECTIONS = 2
 /** A call that the server does not even answer with an error has failed after this. */
 const ANSWER_MS = 15_000
 const CLOSE_SECONDS = 4
@@ -16,7 +17,7 @@ const common = {
   connection: {
     application_name: 'suricate',
     statement_timeout: 10_000,
-    // A server that lost sight of us gives the lock back soon.
+    // A server that lost sight of us lets go of what we were writing soon.
     tcp_keepalives_idle: 10,
     tcp_keepalives_interval: 5,
     tcp_keepalives_count: 3,
@@ -26,7 +27,16 @@ const common = {
 /** Connections for reading. Throws a `TypeError` for a URL that is none; like every error, it does not repeat the URL. */
 export function openReaders(url: string): Sql {
   const connection = { ...common.connection, default_transaction_read_only: true }
-  return connect(url, { max: MAX_CONNECTIONS - 1, idle_timeout: 60, connection })
+  return connect(url, { max: READERS, idle_timeout: 60, connection })
+}
+
+/**
+ * For leases, commands and places: small writes that nothing is lost with, since whoever finds them gone asks again. They
+ * do not wait for the disk.
+ */
+export function openControl(url: string): Sql {
+  const connection = { ...common.connection, synchronous_commit: 'off' }
+  return connect(url, { max: CONTROL_CONNECTIONS, idle_timeout: 0, connection })
 }
 
 /** One connection, until `onclose` says that it was lost. */
@@ -48,10 +58,10 @@ export async function disconnect(sql: Sql, seconds = CLOSE_SECONDS): Promise<voi
 }
 
 /** What `answer` resolves with, unless that takes too long. */
-export async function inTime<T>(answer: PromiseLike<T>): Promise<T> {
+export async function inTime<T>(answer: PromiseLike<T>, ms = ANSWER_MS): Promise<T> {
   let timer: NodeJS.Timeout | undefined
   const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new NoAnswerError()), ANSWER_MS)
+    timer = setTimeout(() => reject(new NoAnswerError()), ms)
   })
   try {
     return await Promise.race([answer, late])

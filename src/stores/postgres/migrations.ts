@@ -115,4 +115,43 @@ export const migrations: readonly { readonly name: string; readonly sql: string 
       create index key_age on key (created_at);
     `,
   },
+  {
+    name: '2026-11-29-nodes',
+    sql: `
+      -- A session is written by its owner alone. Whoever takes it over raises the epoch, which every commit compares.
+      alter table session add column owner uuid, add column epoch bigint not null default 0;
+      create index session_owner on session (owner) where owner is not null;
+
+      create table node (
+        id uuid primary key,
+        lease_until timestamptz not null
+      );
+
+      -- What a server asks the owner of a session to do.
+      create table command (
+        n bigint generated always as identity primary key,
+        owner uuid not null,
+        session text not null,
+        operation text not null,
+        args text not null,
+        created_at timestamptz not null default clock_timestamp(),
+        is_taken boolean not null default false,
+        reply text
+      );
+      create index command_waiting on command (owner) where not is_taken;
+
+      -- Idempotency keys whose request is under way.
+      create table reservation (
+        entry text primary key,
+        fingerprint text not null,
+        owner uuid not null
+      );
+
+      -- A place for each turn that may run at a time, over all servers.
+      create table slot (
+        i bigint primary key,
+        owner uuid
+      );
+    `,
+  },
 ]

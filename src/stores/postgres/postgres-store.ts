@@ -11,7 +11,9 @@ import type { Chunk } from '../../core/memory-event-log.ts'
 import type { Page, SessionQuery } from '../../core/session-service.ts'
 import type { Message } from '../../core/transcript.ts'
 import { disconnect, inTime, NoAnswerError, openReaders, type Sql } from './connections.ts'
-import { InUseError, SchemaError, Writer } from './writer.ts'
+import { PostgresCluster } from './postgres-cluster.ts'
+import { toChunk, toKey, toSession } from './rows.ts'
+import { SchemaError, Writer } from './writer.ts'
 import { commitArguments, commitCall, digestOf } from './writer-functions.ts'
 
 /** So many sessions, or keys, are forgotten in one go. */
@@ -20,11 +22,11 @@ const SLICE = 100
 type Row = Record<string, unknown>
 
 /**
- * Sessions in a PostgreSQL database, for one server at a time: it holds a lock there, which the database takes back when
- * its connection ends, however that is. A commit is one call, so it is there or not; one whose answer was lost can be made
- * again.
+ * Sessions in a PostgreSQL database, for as many servers as join its cluster. A commit is one call, so it is there or not;
+ * one whose answer was lost can be made again.
  */
 export class PostgresStore implements DurableStore {
+  readonly cluster: PostgresCluster
   readonly #url: string
   #readers: Sql
   #writer: Promise<Writer>
@@ -34,21 +36,24 @@ export class PostgresStore implements DurableStore {
     this.#url = url
     this.#readers = readers
     this.#writer = Promise.resolve(writer)
+    this.cluster = new PostgresCluster(url, (sql, values) => this.#write(sql, values))
   }
 
-  /** Rejects for a database that another server uses, or that a newer version has made. */
+  /** Rejects for a database that a newer version has made. */
   static async open(url: string): Promise<PostgresStore> {
     const readers = openReaders(url)
     try {
-      return new PostgresStore(url, readers, await Writer.openPatiently(url))
+      return new PostgresStore(url, readers, await Writer.open(url))
     } catch (error) {
       await disconnect(readers)
-      throw error instanceof InUseError || error instanceof SchemaError ? error : new StoreUnavailableError(error)
+      throw error instanceof SchemaError ? error : new StoreUnavailableError(error)
     }
   }
 
-  async commit(writes: readonly SessionWrite[]): Promise<void> {
-    await this.#write(commitCall, commitArguments(writes))
+  async commit(writes: readonly SessionWrite[]): Promise<readonly string[]> {
+    const { id, isJoined, isHeard } = this.cluster
+    const [row] = await this.#write(commitCall, commitArguments(writes, isJoined ? id : undefined, isHeard))
+    return row?.refused as string[]
   }
 
   async session(id: string): Promise<SessionRow | undefined> {
@@ -123,12 +128,7 @@ export class PostgresStore implements DurableStore {
       where session = $1 and chunk.last > $3 order by first desc`,
       [id, before, after, maxBytes],
     )
-    return rows.map(({ first, last, turn, frames }) => ({
-      first: Number(first),
-      last: Number(last),
-      turn: Number(turn),
-      bytes: frames as Buffer,
-    }))
+    return rows.map(toChunk)
   }
 
   async interactions(id: string): Promise<InteractionRow[]> {
@@ -138,18 +138,13 @@ export class PostgresStore implements DurableStore {
 
   async key(entryKey: string): Promise<KeyRow | undefined> {
     const [row] = await this.#read('select * from key where entry = $1', [digestOf(entryKey)])
-    if (row === undefined) return undefined
-    return {
-      entryKey,
-      fingerprint: JSON.parse(String(row.fingerprint)),
-      sessionId: String(row.session),
-      handle: JSON.parse(String(row.handle)),
-      createdAt: Number(row.created_at),
-    }
+    return row === undefined ? undefined : toKey(entryKey, row)
   }
 
   orphans(): Promise<SessionRow[]> {
-    return this.#sessions('is_active')
+    return this.#sessions(`(is_active and owner is null) or (owner is not null and not exists (
+      select from node where node.id = session.owner and node.lease_until > clock_timestamp()
+    ))`)
   }
 
   async sweep({ archived, keys }: { archived: number; keys: number }): Promise<boolean> {
@@ -163,13 +158,13 @@ export class PostgresStore implements DurableStore {
       (open) => open.close(),
       () => {},
     )
-    await Promise.all([disconnect(this.#readers), writer])
+    await Promise.all([disconnect(this.#readers), this.cluster.close(), writer])
   }
 
   async #write(sql: string, values: unknown[]): Promise<Row[]> {
     let writer: Writer | undefined
     try {
-      writer = await this.#lockedWriter()
+      writer = await this.#openWriter()
       return await writer.call(sql, values)
     } catch (error) {
       if (error instanceof NoAnswerError) void writer?.close()
@@ -178,7 +173,7 @@ export class PostgresStore implements DurableStore {
   }
 
   /** The writer, or another one in place of one that was lost. */
-  async #lockedWriter(): Promise<Writer> {
+  async #openWriter(): Promise<Writer> {
     const current = this.#writer
     const writer = await current.catch(() => undefined)
     if (writer !== undefined && !writer.isLost) return writer
@@ -214,23 +209,5 @@ export class PostgresStore implements DurableStore {
       }
       throw new StoreUnavailableError(error)
     }
-  }
-}
-
-function toSession(row: Row): SessionRow {
-  return {
-    id: String(row.id),
-    isActive: row.is_active === true,
-    isArchived: row.archived_at !== null,
-    createdAt: Number(row.created_at),
-    updatedAt: Number(row.updated_at),
-    metadata: JSON.parse(String(row.metadata)),
-    usage: JSON.parse(String(row.usage)),
-    ranMs: Number(row.ran_ms),
-    toolCalls: Number(row.tool_calls),
-    messageCount: Number(row.message_count),
-    turnCount: Number(row.turn_count),
-    lastSeq: Number(row.last_seq),
-    lastText: row.last_text === null ? undefined : JSON.parse(String(row.last_text)),
   }
 }

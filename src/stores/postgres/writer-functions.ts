@@ -3,11 +3,14 @@ import type { KeyRow, SessionRow, SessionWrite } from '../../core/durable-store.
 
 /** Interactions that are over and can still be read, for each session. */
 const INTERACTIONS_KEPT = 1_024
+/** "Sweeping" in ASCII. */
+const SWEEP_LOCK = BigInt(`0x${Buffer.from('Sweeping').toString('hex')}`).toString()
 
 /** What a commit is called with: arrays of the same length for each group. The order is that of the parameters. */
 const parameters = {
   id: 'text[]',
   is_new: 'bigint[]',
+  epoch: 'bigint[]',
   is_active: 'bigint[]',
   created_at: 'bigint[]',
   updated_at: 'bigint[]',
@@ -55,11 +58,16 @@ const names = Object.keys(parameters) as ParameterName[]
 const group = (...columns: ParameterName[]) =>
   `unnest(${columns.map((name) => `p_${name}`).join(', ')}) with ordinality`
 
+/** What servers tell one another: `e`, who says it and whose events are new, or see postgres-cluster.ts. */
+export const CHANNEL = 'suricate'
+/** So many ids go into one notice: PostgreSQL takes 8,000 bytes. */
+const NOTICE_IDS = 150
+
 /**
  * A commit and a sweep as one call each: that is one round trip, and all or nothing by itself.
  *
- * They are made in the temporary schema of the session that holds the lock and are gone with it, so that a connection
- * that has taken its place without the lock cannot write.
+ * They are made in the temporary schema of the connection that writes, so that servers of different versions each have
+ * their own.
  */
 export const writerFunctions = `
   create function pg_temp.remove_sessions(p_id text[]) returns void language plpgsql as $$
@@ -73,50 +81,75 @@ export const writerFunctions = `
     delete from session where id = any (p_id);
   end $$;
 
-  create function pg_temp.commit_sessions(${names.map((name) => `p_${name} ${parameters[name]}`).join(', ')}, p_frames bytea)
-  returns void language plpgsql as $$
+  create function pg_temp.commit_sessions(${names.map((name) => `p_${name} ${parameters[name]}`).join(', ')}, p_frames bytea, p_node uuid, p_notify boolean)
+  returns text[] language plpgsql as $$
   declare
+    refused text[];
     earlier text[];
     grown record;
     oldest record;
     bytes_left bigint;
     new_first bigint;
   begin
+    -- In one order for everybody, so that nobody waits in a circle.
+    perform from session where id = any (p_id) order by id for update;
+    refused := array(
+      select w.id from unnest(p_id, p_is_new, p_epoch, p_created_at) as w (id, is_new, epoch, created_at)
+      left join session s on s.id = w.id
+      where case when w.is_new = 0 then s.epoch is distinct from w.epoch
+        -- One that is there already may be this very one, of a commit whose answer was lost.
+        else (s.epoch <> w.epoch or s.created_at <> w.created_at) and (s.archived_at is null or s.is_active) end
+    );
     earlier := array(
-      select s.id from unnest(p_id, p_is_new) as w (id, is_new) join session s on s.id = w.id where w.is_new = 1
+      select s.id from unnest(p_id, p_is_new) as w (id, is_new) join session s on s.id = w.id
+      where w.is_new = 1 and w.id <> all (refused)
     );
     if earlier <> '{}' then
       perform pg_temp.remove_sessions(earlier);
     end if;
 
-    -- Before the new ones: an archived session gives its name away.
+    -- Before the new ones: an archived session gives its name away. Who is idle has no owner.
     update session s set is_active = w.is_active = 1, updated_at = w.updated_at, archived_at = w.archived_at,
       usage = w.usage, ran_ms = w.ran_ms, tool_calls = w.tool_calls, message_count = w.message_count,
-      turn_count = w.turn_count, last_seq = w.last_seq, last_text = w.last_text
+      turn_count = w.turn_count, last_seq = w.last_seq, last_text = w.last_text,
+      owner = case when w.is_active = 1 then p_node end
     from ${group('id', 'is_new', 'is_active', 'updated_at', 'archived_at', 'usage', 'ran_ms', 'tool_calls', 'message_count', 'turn_count', 'last_seq', 'last_text')}
       as w (id, is_new, is_active, updated_at, archived_at, usage, ran_ms, tool_calls, message_count, turn_count,
         last_seq, last_text, n)
-    where s.id = w.id and w.is_new = 0;
+    where s.id = w.id and w.is_new = 0 and w.id <> all (refused);
 
-    insert into session (id, is_active, created_at, updated_at, archived_at, name, metadata, usage, ran_ms, tool_calls,
-      message_count, turn_count, last_seq, last_text)
-    select w.id, w.is_active = 1, w.created_at, w.updated_at, w.archived_at, w.name, w.metadata, w.usage, w.ran_ms,
-      w.tool_calls, w.message_count, w.turn_count, w.last_seq, w.last_text
-    from ${group('id', 'is_new', 'is_active', 'created_at', 'updated_at', 'archived_at', 'name', 'metadata', 'usage', 'ran_ms', 'tool_calls', 'message_count', 'turn_count', 'last_seq', 'last_text')}
-      as w (id, is_new, is_active, created_at, updated_at, archived_at, name, metadata, usage, ran_ms, tool_calls,
-        message_count, turn_count, last_seq, last_text, n)
-    where w.is_new = 1 order by w.n;
+    -- A name that somebody else has taken meanwhile refuses the whole session.
+    with inserted as (
+      insert into session (id, is_active, created_at, updated_at, archived_at, name, metadata, usage, ran_ms, tool_calls,
+        message_count, turn_count, last_seq, last_text, epoch, owner)
+      select w.id, w.is_active = 1, w.created_at, w.updated_at, w.archived_at, w.name, w.metadata, w.usage, w.ran_ms,
+        w.tool_calls, w.message_count, w.turn_count, w.last_seq, w.last_text, w.epoch,
+        case when w.is_active = 1 then p_node end
+      from ${group('id', 'is_new', 'epoch', 'is_active', 'created_at', 'updated_at', 'archived_at', 'name', 'metadata', 'usage', 'ran_ms', 'tool_calls', 'message_count', 'turn_count', 'last_seq', 'last_text')}
+        as w (id, is_new, epoch, is_active, created_at, updated_at, archived_at, name, metadata, usage, ran_ms, tool_calls,
+          message_count, turn_count, last_seq, last_text, n)
+      where w.is_new = 1 and w.id <> all (refused) order by w.n
+      on conflict do nothing
+      returning id
+    )
+    select refused || array(
+      select w.id from unnest(p_id, p_is_new) as w (id, is_new)
+      where w.is_new = 1 and w.id <> all (refused) and w.id not in (select id from inserted)
+    ) into refused;
 
     insert into label (digest, ordinal)
     select w.digest, s.ordinal from ${group('label_session', 'label_digest')} as w (session, digest, n)
-    join session s on s.id = w.session;
+    join session s on s.id = w.session
+    where w.session <> all (refused);
 
     insert into turn (session, turn, data)
     select w.session, w.turn, w.data from ${group('turn_session', 'turn_n', 'turn_data')} as w (session, turn, data, n)
+    where w.session <> all (refused)
     on conflict (session, turn) do update set data = excluded.data;
 
     insert into message (session, n, data)
     select w.session, w.n, w.data from ${group('message_session', 'message_n', 'message_data')} as w (session, n, data, i)
+    where w.session <> all (refused)
     on conflict (session, n) do update set data = excluded.data;
 
     -- Of a commit that is repeated, chunks may be here, or have gone again; both are counted already.
@@ -126,7 +159,7 @@ export const writerFunctions = `
       from ${group('chunk_session', 'chunk_first', 'chunk_last', 'chunk_turn', 'chunk_at', 'chunk_size')}
         as w (session, first, last, turn, at, size, n)
       join session s on s.id = w.session
-      where w.last >= s.first_seq
+      where w.last >= s.first_seq and w.session <> all (refused)
       on conflict (session, first) do nothing
       returning session, size
     ), sums as (
@@ -139,7 +172,7 @@ export const writerFunctions = `
       select s.id, s.retained_bytes, s.first_seq, s.last_seq, w.events, w.bytes
       from ${group('id', 'retain_events', 'retain_bytes')} as w (id, events, bytes, n)
       join session s on s.id = w.id
-      where w.id = any (p_chunk_session)
+      where w.id = any (p_chunk_session) and w.id <> all (refused)
         and (s.retained_bytes > w.bytes or s.last_seq - s.first_seq + 1 > w.events)
     loop
       bytes_left := grown.retained_bytes;
@@ -158,12 +191,13 @@ export const writerFunctions = `
     select w.session, w.id, w.is_over = 1, w.data
     from ${group('interaction_session', 'interaction_id', 'interaction_is_over', 'interaction_data')}
       as w (session, id, is_over, data, n)
+    where w.session <> all (refused)
     order by w.n
     on conflict (id) do update set is_over = excluded.is_over, data = excluded.data;
 
     delete from interaction i
     using (select distinct unnest(p_interaction_session) as session) as w
-    where i.session = w.session and i.is_over and i.n <= (
+    where i.session = w.session and w.session <> all (refused) and i.is_over and i.n <= (
       select n from interaction where session = w.session order by n desc limit 1 offset ${INTERACTIONS_KEPT}
     );
 
@@ -171,12 +205,35 @@ export const writerFunctions = `
     select w.entry, w.fingerprint, w.session, w.handle, w.created_at
     from ${group('key_entry', 'key_fingerprint', 'key_session', 'key_handle', 'key_created_at')}
       as w (entry, fingerprint, session, handle, created_at, n)
+    where w.session <> all (refused)
     on conflict (entry) do update set fingerprint = excluded.fingerprint, session = excluded.session,
       handle = excluded.handle, created_at = excluded.created_at;
 
     delete from key using unnest(p_id, p_archived_at) as w (id, archived_at)
-    where key.session = w.id and w.archived_at is not null;
+    where key.session = w.id and w.archived_at is not null and w.id <> all (refused);
+
+    if p_notify then
+      perform pg_notify('${CHANNEL}', 'e ' || p_node || ' ' || string_agg(slice.id, ' '))
+      from (select w.id, (w.n - 1) / ${NOTICE_IDS} as i from unnest(p_id) with ordinality as w (id, n)) as slice
+      group by slice.i;
+    end if;
+    return refused;
   end $$;
+
+  -- Takes sessions that nobody has whose lease runs. One row for each that is there.
+  create function pg_temp.claim_sessions(p_id text[], p_node uuid)
+  returns table (id text, before bigint, epoch bigint, owner uuid) language sql as $$
+    with locked as (
+      select s.id, s.epoch, s.owner from session s where s.id = any (p_id) order by s.id for update
+    ), taken as (
+      update session s set owner = p_node, epoch = s.epoch + 1 from locked l
+      where s.id = l.id and (l.owner is null or l.owner = p_node or not exists (
+        select from node n where n.id = l.owner and n.lease_until > clock_timestamp()
+      ))
+      returning s.id, s.epoch
+    )
+    select l.id, l.epoch, t.epoch, l.owner from locked l left join taken t on t.id = l.id
+  $$;
 
   create function pg_temp.sweep_sessions(p_archived bigint, p_keys bigint, p_slice int)
   returns boolean language plpgsql as $$
@@ -184,20 +241,32 @@ export const writerFunctions = `
     gone text[];
     old text[];
   begin
+    -- One server at a time, or they would wait for one another.
+    if not pg_try_advisory_xact_lock(${SWEEP_LOCK}) then
+      return false;
+    end if;
     gone := array(select id from session where archived_at < p_archived and not is_active limit p_slice);
     if gone <> '{}' then
       perform pg_temp.remove_sessions(gone);
     end if;
     old := array(select entry from key where created_at < p_keys limit p_slice);
     delete from key where entry = any (old);
+    delete from node where lease_until < clock_timestamp() - interval '1 hour'
+      and not exists (select from session where owner = node.id);
+    delete from command where created_at < clock_timestamp() - interval '10 minutes';
     return cardinality(gone) = p_slice or cardinality(old) = p_slice;
   end $$;
 `
 
-export const commitCall = `select pg_temp.commit_sessions(${[...names, 'frames'].map((_, i) => `$${i + 1}`).join(', ')})`
+const given = [...names, 'frames', 'node', 'notify']
+export const commitCall = `select pg_temp.commit_sessions(${given.map((_, i) => `$${i + 1}`).join(', ')}) as refused`
 
-/** What `commitCall` is called with. */
-export function commitArguments(writes: readonly SessionWrite[]): unknown[] {
+/** What `commitCall` is called with. `node` writes; without one, what is active has no owner. */
+export function commitArguments(
+  writes: readonly SessionWrite[],
+  node: string | undefined,
+  isHeard: boolean,
+): unknown[] {
   const columns = Object.fromEntries(names.map((name) => [name, []])) as unknown as Columns
   const add = (values: Partial<Record<ParameterName, string | number | null>>) => {
     for (const [name, value] of Object.entries(values)) columns[name as ParameterName].push(value)
@@ -206,9 +275,9 @@ export function commitArguments(writes: readonly SessionWrite[]): unknown[] {
   let at = 1
   // A key that was given twice is the later one; one statement may not change a row twice.
   const keys = new Map<string, { session: string; key: KeyRow }>()
-  for (const { isNew, retain, row, turns, messages, chunks, interactions, keys: added } of writes) {
+  for (const { isNew, epoch, retain, row, turns, messages, chunks, interactions, keys: added } of writes) {
     const { id } = row
-    add({ ...columnsOf(row), is_new: isNew ? 1 : 0, retain_events: retain.events, retain_bytes: retain.bytes })
+    add({ ...columnsOf(row), is_new: isNew ? 1 : 0, epoch, retain_events: retain.events, retain_bytes: retain.bytes })
     for (const label of isNew ? Object.entries(row.metadata.labels ?? {}) : []) {
       add({ label_session: id, label_digest: digestOf(label) })
     }
@@ -232,7 +301,7 @@ export function commitArguments(writes: readonly SessionWrite[]): unknown[] {
     add({ key_entry: digestOf(key.entryKey), key_session: session, key_fingerprint: JSON.stringify(key.fingerprint) })
     add({ key_handle: JSON.stringify(key.handle), key_created_at: key.createdAt })
   }
-  return [...names.map((name) => columns[name]), Buffer.concat(frames)]
+  return [...names.map((name) => columns[name]), Buffer.concat(frames), node ?? null, isHeard && node !== undefined]
 }
 
 /** Of what is looked up and may be long: an index takes no more than 2,704 bytes. */

@@ -47,12 +47,13 @@ export class SqliteStore implements DurableStore {
     }
   }
 
-  async commit(writes: readonly SessionWrite[]): Promise<void> {
-    this.#guarded(() => {
+  async commit(writes: readonly SessionWrite[]): Promise<readonly string[]> {
+    return this.#guarded(() => {
       this.#db.exec('begin immediate')
       try {
-        for (const write of writes) this.#write(write)
+        const refused = writes.filter((write) => !this.#write(write)).map(({ row }) => row.id)
         this.#db.exec('commit')
+        return refused
       } catch (error) {
         this.#db.exec('rollback')
         throw error
@@ -100,7 +101,7 @@ export class SqliteStore implements DurableStore {
   }
 
   async named(name: string): Promise<SessionRow | undefined> {
-    return this.#sessionBy('select * from session where name = ? and is_archived = 0', JSON.stringify(name))
+    return this.#named(name)
   }
 
   async allNamed(): Promise<SessionRow[]> {
@@ -188,8 +189,11 @@ export class SqliteStore implements DurableStore {
     this.#lock.close()
   }
 
-  #write({ isNew, retain, row, turns, messages, chunks, interactions, keys }: SessionWrite): void {
-    const { id } = row
+  /** False for a new session whose name another has. */
+  #write({ isNew, retain, row, turns, messages, chunks, interactions, keys }: SessionWrite): boolean {
+    const { id, metadata, isArchived } = row
+    const { comms_name: name } = metadata
+    if (isNew && !isArchived && name !== undefined && (this.#named(name)?.id ?? id) !== id) return false
     if (isNew) this.#remove(id)
     if (isNew) this.#insert(row)
     else this.#update(row)
@@ -224,6 +228,7 @@ export class SqliteStore implements DurableStore {
       this.#run('insert or replace into key values (?, ?, ?, ?, ?)', entryKey, fingerprint, id, value, createdAt)
     }
     if (row.isArchived) this.#run('delete from key where session = ?', id)
+    return true
   }
 
   #insert(row: SessionRow): void {
@@ -306,6 +311,10 @@ export class SqliteStore implements DurableStore {
       this.#run(`delete from ${table} where session = ?`, id)
     }
     this.#run('delete from session where ordinal = ?', row.ordinal)
+  }
+
+  #named(name: string): SessionRow | undefined {
+    return this.#sessionBy('select * from session where name = ? and is_archived = 0', JSON.stringify(name))
   }
 
   #sessionBy(sql: string, value: string): SessionRow | undefined {

@@ -1,0 +1,152 @@
+import { type Cluster, LEASE_MS, type Notice } from './cluster.ts'
+import type { DurableStore } from './durable-store.ts'
+import { StoreUnavailableError } from './errors.ts'
+import type { Followers } from './followers.ts'
+import type { Journal } from './journal.ts'
+import type { OwnerRequests } from './owner-requests.ts'
+import type { Ownership } from './ownership.ts'
+import type { Residents } from './residents.ts'
+
+const BEAT_MS = 1_000
+/** Who has not been heard for so long may be taken for gone any moment. By a clock that nobody sets. */
+const SILENCE_MS = LEASE_MS - 1_000
+const LOOK_MS = 250
+
+export interface MemberParts {
+  store: DurableStore
+  cluster: Cluster
+  journal: Journal
+  ownership: Ownership
+  residents: Residents
+  followers: Followers
+  requests: OwnerRequests
+  /** Something may have changed in the store. */
+  changed: () => Promise<void>
+  fault: (error: unknown) => void
+}
+
+/**
+ * One of several servers over a store: it says that it is there, takes up what those leave who are not, does what others
+ * ask for, and looks for what notices may have failed to tell.
+ */
+export class Member {
+  readonly #parts: MemberParts
+  readonly #timers: NodeJS.Timeout[] = []
+  /** When the lease was last prolonged, as asked for. */
+  #heardAt = performance.now()
+  #others = 0
+  #isBeating = false
+  #isTidying = false
+  #isFenced = false
+  #isLeaving = false
+
+  constructor(parts: MemberParts) {
+    this.#parts = parts
+  }
+
+  async join(): Promise<void> {
+    await this.#parts.cluster.join((notice) => this.#hear(notice))
+    this.#heardAt = performance.now()
+    this.#timers.push(
+      setInterval(() => void this.#beat(), BEAT_MS).unref(),
+      setInterval(() => void this.#tidy(), BEAT_MS).unref(),
+      setInterval(() => this.#fence(), LOOK_MS).unref(),
+    )
+  }
+
+  /** Takes up nothing more of what others leave. */
+  retire(): void {
+    this.#isLeaving = true
+  }
+
+  async leave(): Promise<void> {
+    for (const timer of this.#timers) clearInterval(timer)
+    await this.#parts.cluster.leave()
+  }
+
+  #hear(notice: Notice): void {
+    const { followers, requests } = this.#parts
+    const quietly = (done: Promise<unknown>) => void done.catch(() => {})
+    switch (notice.kind) {
+      case 'events':
+        quietly(followers.pull(notice.sessionIds))
+        break
+      case 'command':
+        quietly(requests.serve())
+        break
+      case 'reply':
+        quietly(requests.look())
+        break
+      case 'left':
+      case 'gap':
+        void this.#tidy()
+    }
+  }
+
+  async #beat(): Promise<void> {
+    if (this.#isBeating) return
+    this.#isBeating = true
+    const askedAt = performance.now()
+    try {
+      this.#others = await this.#parts.cluster.beat()
+      const wasAway = askedAt - this.#heardAt > LEASE_MS
+      this.#heardAt = askedAt
+      this.#isFenced = false
+      this.#parts.journal.reachable()
+      if (wasAway) await this.#compare()
+    } catch (error) {
+      this.#parts.journal.unreachable(error)
+    } finally {
+      this.#isBeating = false
+    }
+  }
+
+  /** Others may have this server's sessions by now: nothing goes on in them. Alone it goes on, and writes later. */
+  #fence(): void {
+    if (this.#isFenced || this.#others === 0 || performance.now() - this.#heardAt < SILENCE_MS) return
+    this.#isFenced = true
+    const { ownership, residents } = this.#parts
+    ownership.isInDoubt = true
+    for (const id of ownership.held) {
+      const session = residents.get(id)
+      if (session !== undefined) void residents.lose(session)
+    }
+  }
+
+  /** What is this server's, for the store, is so here, and the other way round. */
+  async #compare(): Promise<void> {
+    const { cluster, ownership, residents, journal } = this.#parts
+    const held = ownership.held.filter((id) => !journal.isUnwritten(id))
+    const owned = new Set(await cluster.owned())
+    for (const id of held) {
+      const session = owned.has(id) || !ownership.has(id) ? undefined : residents.get(id)
+      if (session !== undefined && journal.isSettled(id)) await residents.lose(session)
+    }
+  }
+
+  async #tidy(): Promise<void> {
+    if (this.#isTidying) return
+    this.#isTidying = true
+    const { cluster, store, ownership, residents, followers, requests, changed } = this.#parts
+    try {
+      await requests.serve()
+      await requests.look()
+      await followers.pullAll()
+      await changed()
+      if (!this.#isLeaving) {
+        await residents.adopt((await store.orphans()).map(({ id }) => id))
+        if (ownership.isInDoubt) {
+          ownership.isInDoubt = false
+          const left = (await cluster.owned()).filter((id) => !ownership.has(id) && !residents.isComing(id))
+          if ((await residents.adopt(left)) > 0) ownership.isInDoubt = true
+        }
+      }
+    } catch (error) {
+      ownership.isInDoubt = true
+      if (error instanceof StoreUnavailableError) this.#parts.journal.unreachable(error)
+      else this.#parts.fault(error)
+    } finally {
+      this.#isTidying = false
+    }
+  }
+}

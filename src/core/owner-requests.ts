@@ -1,0 +1,139 @@
+import type { Cluster } from './cluster.ts'
+import {
+  type ActiveTurn,
+  type ErrorData,
+  InternalError,
+  KeptError,
+  SessionBusyError,
+  SessionError,
+  type SessionErrorCode,
+  StoreUnavailableError,
+} from './errors.ts'
+import { ElsewhereError } from './ownership.ts'
+
+/** Whoever asks waits so long for an owner that is there. */
+const PATIENCE_MS = 10_000
+/** Where the notice of a reply is lost. */
+const LOOK_AGAIN_MS = 500
+
+/** An error as it travels. */
+interface Refusal {
+  code: SessionErrorCode
+  message: string
+  data: ErrorData
+  retryAfter?: number
+  activeTurn?: ActiveTurn
+}
+
+type Answer = { value: unknown } | { error: Refusal } | { isElsewhere: true }
+
+/** Does what another server asks for. Rejects with an `ElsewhereError` where this one has not got the session. */
+export type Execute = (operation: string, sessionId: string, args: unknown) => Promise<unknown>
+
+/** What has to be done where a session's turn runs, asked for by rows in the store. */
+export class OwnerRequests {
+  readonly #cluster: Cluster
+  readonly #execute: Execute
+  readonly #waiting = new Map<number, (answer: Answer) => void>()
+  #looking: Promise<void> | undefined
+  #isWanted = false
+
+  constructor(cluster: Cluster, execute: Execute) {
+    this.#cluster = cluster
+    this.#execute = execute
+  }
+
+  /**
+   * Has `owner` do it. Rejects with what it rejects with there, with an `ElsewhereError` where the session is not with
+   * `owner` any more, and with a `StoreUnavailableError` where nobody can say what became of it.
+   */
+  async ask(owner: string, operation: string, sessionId: string, args: unknown): Promise<unknown> {
+    const number = await this.#cluster.ask(owner, { operation, sessionId, args: JSON.stringify(args) })
+    const answer = await this.#answerTo(number)
+    if ('value' in answer) return answer.value
+    if ('error' in answer) throw errorOf(sessionId, answer.error)
+    throw new ElsewhereError(owner)
+  }
+
+  /** Looks for replies. */
+  async look(): Promise<void> {
+    if (this.#waiting.size === 0) return
+    this.#isWanted = true
+    this.#looking ??= this.#lookAll().finally(() => {
+      this.#looking = undefined
+    })
+    await this.#looking
+  }
+
+  /** Does what others ask this server for. */
+  async serve(): Promise<void> {
+    for (const { number, operation, sessionId, args } of await this.#cluster.commands()) {
+      void this.#answer(operation, sessionId, args)
+        .then((answer) => this.#cluster.reply(number, JSON.stringify(answer)))
+        // Whoever asked is told so when the patience is over.
+        .catch(() => {})
+    }
+  }
+
+  async #answer(operation: string, sessionId: string, args: string): Promise<Answer> {
+    try {
+      return { value: (await this.#execute(operation, sessionId, JSON.parse(args))) ?? null }
+    } catch (error) {
+      if (error instanceof ElsewhereError) return { isElsewhere: true }
+      return { error: refusalOf(error) }
+    }
+  }
+
+  async #answerTo(number: number): Promise<Answer> {
+    const timer = setInterval(() => void this.look().catch(() => {}), LOOK_AGAIN_MS)
+    const late = setTimeout(() => {
+      const give = this.#waiting.get(number)
+      void this.#cluster.withdraw(number).then(
+        (isNotBegun) => give?.(isNotBegun ? { isElsewhere: true } : unavailable()),
+        () => give?.(unavailable()),
+      )
+    }, PATIENCE_MS)
+    try {
+      return await new Promise<Answer>((resolve) => {
+        this.#waiting.set(number, resolve)
+        // It may be there already.
+        void this.look().catch(() => {})
+      })
+    } finally {
+      clearInterval(timer)
+      clearTimeout(late)
+      this.#waiting.delete(number)
+    }
+  }
+
+  async #lookAll(): Promise<void> {
+    while (this.#isWanted) {
+      this.#isWanted = false
+      for (const { number, reply } of await this.#cluster.replies([...this.#waiting.keys()])) {
+        const give = this.#waiting.get(number)
+        if (reply !== undefined) give?.(JSON.parse(reply) as Answer)
+        // Its owner is gone. Where that had begun with it, nobody knows how far it came.
+        else give?.((await this.#cluster.withdraw(number)) ? { isElsewhere: true } : unavailable())
+      }
+    }
+  }
+}
+
+function unavailable(): Answer {
+  return { error: refusalOf(new StoreUnavailableError()) }
+}
+
+function refusalOf(error: unknown): Refusal {
+  const known = error instanceof SessionError ? error : new InternalError(error)
+  const { code, message, data } = known
+  const refusal: Refusal = { code, message, data }
+  if (known instanceof SessionBusyError) refusal.activeTurn = known.activeTurn
+  if ('retryAfter' in known) refusal.retryAfter = Number(known.retryAfter)
+  return refusal
+}
+
+function errorOf(sessionId: string, { code, message, data, retryAfter, activeTurn }: Refusal): SessionError {
+  if (activeTurn !== undefined) return new SessionBusyError(sessionId, activeTurn, message)
+  const error = new KeptError(code, message, data)
+  return retryAfter === undefined ? error : Object.assign(error, { retryAfter })
+}

@@ -1,0 +1,98 @@
+import type { DurableStore, SessionRow } from './durable-store.ts'
+import { PersistenceDisabledError, SessionNotFoundError, TurnNotFoundError } from './errors.ts'
+import type { Followers } from './followers.ts'
+import type { Journal } from './journal.ts'
+import { recordOf } from './session-rows.ts'
+import type { Page, SessionQuery, SessionSummary, SessionView, TurnView } from './session-service.ts'
+import { exportOf, summaryOf, viewOf } from './session-views.ts'
+import type { ExportedSession, Message } from './transcript.ts'
+import type { TurnRecord } from './turn-record.ts'
+
+/** What a store has of its sessions, wherever they run: what has happened here is waited for. */
+export class StoredSessions {
+  readonly #store: DurableStore
+  readonly #journal: Journal
+  readonly #followers: Followers
+
+  constructor(store: DurableStore, journal: Journal, followers: Followers) {
+    this.#store = store
+    this.#journal = journal
+    this.#followers = followers
+  }
+
+  async row(sessionId: string): Promise<SessionRow | undefined> {
+    await this.#journal.settled(sessionId)
+    return this.#store.session(sessionId)
+  }
+
+  async readable(sessionId: string): Promise<SessionRow> {
+    const row = await this.row(sessionId)
+    if (row === undefined) throw new SessionNotFoundError(sessionId)
+    return row
+  }
+
+  async live(sessionId: string): Promise<SessionRow> {
+    const row = await this.readable(sessionId)
+    if (row.isArchived) throw new SessionNotFoundError(sessionId)
+    return row
+  }
+
+  /** The turn's record, and the same for everybody who follows it. */
+  async record(sessionId: string, turn: number): Promise<TurnRecord> {
+    const [row] = turn < 1 ? [] : await this.#store.turns(sessionId, { offset: turn - 1, limit: 1 })
+    if (row === undefined) throw new TurnNotFoundError(sessionId, turn)
+    return this.#followers.turn(sessionId, turn) ?? recordOf(sessionId, row)
+  }
+
+  /** The turn that runs, for the store, or the first that waits. */
+  async activeRecord({ id, turnCount, isActive }: SessionRow): Promise<TurnRecord | undefined> {
+    if (!isActive) return undefined
+    // Turns in line are the last ones, and there are few.
+    let open: TurnRecord | undefined
+    for (let turn = turnCount; turn > 0; turn--) {
+      const record = await this.record(id, turn)
+      if (record.isOver) break
+      open = record
+    }
+    return open
+  }
+
+  async read(sessionId: string): Promise<SessionView> {
+    return viewOf(await this.readable(sessionId))
+  }
+
+  async list(query: SessionQuery): Promise<{ sessions: SessionSummary[]; total: number }> {
+    await this.#journal.flush()
+    const { rows, total } = await this.#store.sessions(query)
+    return { sessions: rows.map(summaryOf), total }
+  }
+
+  async turns(sessionId: string, page: Page): Promise<{ turns: TurnView[]; total: number }> {
+    const { turnCount } = await this.readable(sessionId)
+    const rows = await this.#store.turns(sessionId, page)
+    return { turns: rows.map((row) => recordOf(sessionId, row)), total: turnCount }
+  }
+
+  async turn(sessionId: string, turn: number): Promise<TurnView> {
+    await this.readable(sessionId)
+    const [row] = turn < 1 ? [] : await this.#store.turns(sessionId, { offset: turn - 1, limit: 1 })
+    if (row === undefined) throw new TurnNotFoundError(sessionId, turn)
+    return recordOf(sessionId, row)
+  }
+
+  async messages(sessionId: string, page: Page): Promise<{ messages: Message[]; total: number }> {
+    const { messageCount } = await this.#withHistory(sessionId)
+    return { messages: await this.#store.messages(sessionId, page), total: messageCount }
+  }
+
+  async export(sessionId: string): Promise<ExportedSession> {
+    const row = await this.#withHistory(sessionId)
+    return exportOf(row, await this.#store.messages(sessionId, { offset: 0, limit: row.messageCount }))
+  }
+
+  async #withHistory(sessionId: string): Promise<SessionRow> {
+    const row = await this.readable(sessionId)
+    if (row.isArchived) throw new PersistenceDisabledError(sessionId)
+    return row
+  }
+}

@@ -1,0 +1,126 @@
+import type { DurableStore, SessionRow } from './durable-store.ts'
+import type { EphemeralSessionService } from './ephemeral-session-service.ts'
+import { InteractionNotFoundError, InvalidCursorError, ShuttingDownError } from './errors.ts'
+import type { EventStream, SessionStreamOptions, TurnStreamOptions } from './event-stream.ts'
+import type { Followers } from './followers.ts'
+import { Interaction } from './interaction.ts'
+import type { Journal } from './journal.ts'
+import type { LogFiller } from './log-filler.ts'
+import type { Residents } from './residents.ts'
+import type { TurnView } from './session-service.ts'
+import { streamAll, streamPart } from './session-streams.ts'
+import type { StoredSessions } from './stored-sessions.ts'
+
+export interface StoredStreamsParts {
+  engine: EphemeralSessionService
+  residents: Residents
+  sessions: StoredSessions
+  followers: Followers
+  journal: Journal
+  logs: LogFiller
+  store: DurableStore
+}
+
+/** Readers of what a store keeps: from memory where the session runs here, else from the store and whoever writes it. */
+export class StoredStreams {
+  readonly #parts: StoredStreamsParts
+
+  constructor(parts: StoredStreamsParts) {
+    this.#parts = parts
+  }
+
+  async turnEnded(sessionId: string, turn: number, signal?: AbortSignal): Promise<TurnView> {
+    const { engine, residents, sessions, followers, journal } = this.#parts
+    const left = signal === undefined ? journal.away : AbortSignal.any([signal, journal.away])
+    if (residents.owned(sessionId) !== undefined) {
+      const view = await engine.turnEnded(sessionId, turn, left)
+      await journal.settled(sessionId)
+      return view
+    }
+    const row = await sessions.readable(sessionId)
+    const record = await sessions.record(sessionId, turn)
+    if (record.isOver) return record
+    const ended = record.ended(left)
+    await followers.follow(sessionId, await followers.open(row), { turns: [record] })
+    await ended
+    return record
+  }
+
+  async turn(sessionId: string, turn: number, { after }: TurnStreamOptions = {}): Promise<EventStream | undefined> {
+    const { engine, residents, sessions, followers, logs } = this.#parts
+    const resident = residents.owned(sessionId)
+    if (resident !== undefined) {
+      const record = resident.turns[turn - 1]
+      if (record !== undefined) await logs.fill(sessionId, resident.log, after ?? record.firstSeq - 1)
+      return engine.streamTurn(sessionId, turn, { after })
+    }
+    const row = await sessions.readable(sessionId)
+    const record = await sessions.record(sessionId, turn)
+    const log = await followers.open(row)
+    if (!record.isOver) await followers.follow(sessionId, log, { turns: [record] })
+    assertCursor(log, after)
+    await logs.fill(sessionId, log, after ?? (record.firstSeq || log.lastSeq + 1) - 1)
+    return streamPart({ id: sessionId, log }, record, after)
+  }
+
+  async session(sessionId: string, { after }: SessionStreamOptions = {}): Promise<EventStream | undefined> {
+    const { engine, residents, sessions, followers, logs } = this.#parts
+    const resident = residents.owned(sessionId)
+    if (resident !== undefined) {
+      const from = after ?? (resident.activeRecord?.firstSeq ?? resident.log.lastSeq + 1) - 1
+      await logs.fill(sessionId, resident.log, from)
+      return engine.streamSession(sessionId, { after })
+    }
+    const row = await sessions.readable(sessionId)
+    const active = await sessions.activeRecord(row)
+    const activeRecord = active === undefined || active.firstSeq === 0 ? undefined : active
+    const log = await followers.open(row)
+    await followers.follow(sessionId, log)
+    assertCursor(log, after)
+    if (engine.closing && !row.isArchived) throw new ShuttingDownError()
+    await logs.fill(sessionId, log, after ?? (activeRecord?.firstSeq ?? log.lastSeq + 1) - 1)
+    const { id, messageCount, turnCount, isActive, isArchived } = row
+    const isOver = isArchived && !isActive
+    if (isOver) log.seal()
+    return streamAll({ id, log, activeRecord, messageCount, turnCount, isActive, isOver }, after)
+  }
+
+  async interaction(
+    sessionId: string,
+    interactionId: string,
+    { after }: TurnStreamOptions = {},
+  ): Promise<EventStream | undefined> {
+    const { engine, residents, sessions, followers, logs, store } = this.#parts
+    const resident = residents.owned(sessionId)
+    if (resident !== undefined) {
+      const scope = resident.inbox?.find(interactionId)
+      if (scope !== undefined) await logs.fill(resident.id, resident.log, after ?? scope.firstSeq - 1)
+      return engine.streamInteraction(sessionId, interactionId, { after })
+    }
+    const row = await sessions.readable(sessionId)
+    const scope = await this.#scope(row, interactionId)
+    // What becomes of one that waits is known in memory first.
+    if (!scope.isOver && store.cluster === undefined) {
+      return residents.with(sessionId, () => engine.streamInteraction(sessionId, interactionId, { after }))
+    }
+    const log = await followers.open(row)
+    if (!scope.isOver) await followers.follow(sessionId, log, { interactions: [scope] })
+    assertCursor(log, after)
+    await logs.fill(sessionId, log, after ?? (scope.firstSeq || log.lastSeq + 1) - 1)
+    return streamPart({ id: sessionId, log }, scope, after)
+  }
+
+  async #scope({ id }: SessionRow, interactionId: string): Promise<Interaction> {
+    const { followers, residents, store } = this.#parts
+    const kept = (await store.interactions(id)).find((one) => one.id === interactionId)
+    if (kept === undefined) throw new InteractionNotFoundError(id, interactionId)
+    // Who has it in memory changes it there.
+    const known = followers.interaction(id, interactionId) ?? residents.get(id)?.inbox?.find(interactionId)
+    if (known === undefined || known.isOver) return Interaction.restored(kept.state)
+    return known
+  }
+}
+
+function assertCursor({ lastSeq }: { lastSeq: number }, after: number | undefined): void {
+  if (after !== undefined && after > lastSeq) throw new InvalidCursorError(lastSeq)
+}
