@@ -5,8 +5,7 @@ import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
 import { beforeAll, describe, expect, onTestFinished, test } from 'vitest'
-import { parse } from 'yaml'
-import { type ConfigError, loadConfig, type SettingName, settings } from '../src/config.ts'
+import { type ConfigError, loadConfig, settings } from '../src/config.ts'
 import { send } from './helpers/http.ts'
 
 /** Starting programs and installing packages takes its time where cores and network are shared. */
@@ -94,48 +93,6 @@ describe('the Dockerfile', () => {
     const { code, output } = await run(command, args, folder, { PATH: process.env.PATH, ...variables })
     expect(output).toBe(`suricate: ${refusalOf(variables)}\n`)
     expect(code).toBe(1)
-  })
-})
-
-describe('docker-compose.yml', () => {
-  const { services } = parse(text('docker-compose.yml')) as {
-    services: Record<
-      string,
-      {
-        build: string
-        ports: string[]
-        environment: Record<SettingName, string | number>
-        healthcheck: { test: string[] }
-        stop_grace_period: string
-      }
-    >
-  }
-  const { suricate: service, ...others } = services
-  if (service === undefined) throw new Error('docker-compose.yml has no service named suricate')
-
-  test('sets variables that the settings know, to their defaults, and insists on API_KEYS', () => {
-    expect(others).toEqual({})
-    const { API_KEYS, ...rest } = service.environment
-    expect(API_KEYS).toMatch(/^\$\{API_KEYS:\?[^{}]+\}$/)
-    const known = settings.properties as Record<string, { default: unknown }>
-    for (const [name, value] of Object.entries(rest)) {
-      const standard = String(value).replace(/^\$\{(\w+):-(.*)\}$/, (_, variable, fallback) => {
-        expect(variable).toBe(name)
-        return fallback
-      })
-      expect(standard, name).toBe(String(known[name]?.default))
-    }
-    expect(loadConfig({ env: { HOST: '0.0.0.0', API_KEYS: KEYS } })).toMatchObject({ HOST: '0.0.0.0' })
-  })
-
-  test('publishes and checks the port that the image serves, and lets turns drain', () => {
-    const { PORT, DRAIN_MS } = settings.properties
-    expect(service.build).toBe('.')
-    expect(service.ports.map((port) => port.split(':').at(-1))).toEqual([String(PORT.default)])
-    expect(service.healthcheck.test.join(' ')).toContain(`http://127.0.0.1:${PORT.default}/health`)
-    const graceMs = Number.parseInt(service.stop_grace_period, 10) * 1_000
-    expect(service.stop_grace_period).toMatch(/^\d+s$/)
-    expect(graceMs).toBeGreaterThan(Number(service.environment.DRAIN_MS ?? DRAIN_MS.default) + 5_000)
   })
 })
 
