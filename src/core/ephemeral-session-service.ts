@@ -356,7 +356,7 @@ export class EphemeralSessionService implements SessionService {
     }
     session.keys ??= []
     session.keys.push(key)
-    this.#journal?.keep({ entryKey: key, fingerprint, sessionId: session.id, handle: { ...handle }, createdAt: Date.now() })
+    this.#journal?.keep(key, fingerprint, handle)
   }
 
   #retired(session: SessionTask): void {

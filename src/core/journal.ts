@@ -202,8 +202,15 @@ export class Journal {
   }
 
   /** The key goes with what it started. */
-  keep(key: KeyRow): void {
-    this.#pendingOf(key.sessionId).keys.push(key)
+  keep(entryKey: string, fingerprint: string, handle: { sessionId: string }): void {
+    const { sessionId } = handle
+    this.#pendingOf(sessionId).keys.push({
+      entryKey,
+      fingerprint,
+      sessionId,
+      handle: { ...handle },
+      createdAt: Date.now(),
+    })
   }
 
   /** Whether nothing of the session waits for a commit. */
