@@ -72,12 +72,14 @@ export class Followers {
     this.#lost.set(sessionId, { turns: [...more, ...turns], interactions: [...others, ...interactions] })
   }
 
-  /** Keeps what is held up to date, as long as somebody watches the log. */
-  async follow(
-    sessionId: string,
-    log: MemoryEventLog,
-    { turns = [], interactions = [] }: Partial<Held> = {},
-  ): Promise<void> {
+  /** Keeps what is held up to date, as long as somebody watches the log. Resolves once it is. */
+  async follow(sessionId: string, log: MemoryEventLog, held: Partial<Held> = {}): Promise<void> {
+    this.expect(sessionId, log, held)
+    await this.pull([sessionId])
+  }
+
+  /** The same for a log that is written here, and may be written elsewhere later. */
+  expect(sessionId: string, log: MemoryEventLog, { turns = [], interactions = [] }: Partial<Held> = {}): void {
     if (this.#cluster === undefined) return
     let followed = this.#followed.get(sessionId)
     if (followed?.log !== log) {
@@ -89,7 +91,6 @@ export class Followers {
     for (const interaction of interactions) followed.interactions.set(interaction.id, interaction)
     followed.isStale = true
     followed.isLeft = false
-    await this.pull([sessionId])
   }
 
   /** Reads what is new. Resolves once that is done, or has failed: it is tried again. */

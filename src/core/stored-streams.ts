@@ -6,6 +6,7 @@ import type { Followers } from './followers.ts'
 import { Interaction } from './interaction.ts'
 import type { Journal } from './journal.ts'
 import type { LogFiller } from './log-filler.ts'
+import type { MemoryEventLog } from './memory-event-log.ts'
 import type { Residents } from './residents.ts'
 import type { TurnView } from './session-service.ts'
 import { streamAll, streamPart } from './session-streams.ts'
@@ -69,6 +70,7 @@ export class StoredStreams {
     if (resident !== undefined) {
       const from = after ?? (resident.activeRecord?.firstSeq ?? resident.log.lastSeq + 1) - 1
       await logs.fill(sessionId, resident.log, from)
+      followers.expect(sessionId, resident.log as MemoryEventLog)
       return engine.streamSession(sessionId, { after })
     }
     const row = await sessions.readable(sessionId)
@@ -94,7 +96,10 @@ export class StoredStreams {
     const resident = residents.owned(sessionId)
     if (resident !== undefined) {
       const scope = resident.inbox?.find(interactionId)
-      if (scope !== undefined) await logs.fill(resident.id, resident.log, after ?? scope.firstSeq - 1)
+      if (scope !== undefined) {
+        await logs.fill(resident.id, resident.log, after ?? scope.firstSeq - 1)
+        if (!scope.isOver) followers.expect(sessionId, resident.log as MemoryEventLog, { interactions: [scope] })
+      }
       return engine.streamInteraction(sessionId, interactionId, { after })
     }
     const row = await sessions.readable(sessionId)
