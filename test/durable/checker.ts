@@ -22,6 +22,22 @@ export function witnessed({ seen, faults }: Witness, seq: number, block: string)
   seen.set(seq, block)
 }
 
+/** A turn that a client has seen the end of is over, whichever node is asked. */
+export function readBack({ faults }: Witness, turn: number, status: string): void {
+  if (status === 'queued' || status === 'running') faults.push(`turn ${turn} was over and is ${status} again`)
+}
+
+/** In what the logs of one session differ, as its nodes have them: the first place, for every two that differ. */
+export function differences(session: string, logs: readonly (readonly { block: string }[])[]): string[] {
+  const [first = [], ...others] = logs
+  return others.flatMap((log, i) => {
+    const at = Array.from({ length: Math.max(first.length, log.length) }, (_, k) => k).find(
+      (k) => first[k]?.block !== log[k]?.block,
+    )
+    return at === undefined ? [] : [`${session}: node ${i + 1} has another event at ${at + 1} than node 0`]
+  })
+}
+
 /**
  * Holds what a client saw against the log as it is in the end: every event that was shown is there and is the same,
  * every acknowledged turn is there, no key ran twice, turns do not overlap, and each has one end.

@@ -2,73 +2,16 @@ import { randomInt } from 'node:crypto'
 import { afterEach, describe, expect, test } from 'vitest'
 import type { Turn, TurnList } from '../helpers/contract.ts'
 import { client, until } from '../helpers/http.ts'
-import { type EventStream, openStream } from '../helpers/sse.ts'
+import { openStream } from '../helpers/sse.ts'
 import { killLeftovers, type Served, serve } from '../process/child.ts'
 import { scale } from '../promises/support.ts'
-import { violations, type Witness, witnessed } from './checker.ts'
+import { differences, readBack, violations, type Witness, witnessed } from './checker.ts'
 import { quickStores } from './stores.ts'
+import { newWitness, Storyteller, seenBy } from './storyteller.ts'
 
 afterEach(killLeftovers)
 
 const CLIENTS = 4
-const SCRIPT = 'say Once upon a time\ndeltas 20\nwait 5\ntool add {"a":1,"b":2}\nwait 5\ndeltas 20\nsay The end.'
-
-/** Asks for turn after turn, and takes up each where it was cut off, until it is told to stop. */
-class Storyteller {
-  readonly witness: Witness
-  readonly #url: () => string
-  #isStopped = false
-
-  constructor(session: string, url: () => string) {
-    this.#url = url
-    this.witness = { session, seen: new Map(), acknowledged: new Map(), keys: [], faults: [] }
-  }
-
-  stop(): void {
-    this.#isStopped = true
-  }
-
-  async run(): Promise<void> {
-    const { session, keys } = this.witness
-    while (!this.#isStopped) {
-      const key = `${session}-${keys.length}`
-      keys.push(key)
-      await until(`the turn of ${key} is over`, () => this.#attempt(key))
-    }
-  }
-
-  /** True once the turn was seen to its end. */
-  async #attempt(key: string): Promise<boolean> {
-    const { session, acknowledged, seen } = this.witness
-    const last = acknowledged.has(key) ? Math.max(...seen.keys()) : undefined
-    const headers = { 'idempotency-key': key, ...(last === undefined ? {} : { 'last-event-id': String(last) }) }
-    let stream: EventStream
-    try {
-      stream = await openStream(`${this.#url()}/sessions/${session}/turns/stream`, {
-        headers,
-        json: { prompt: SCRIPT },
-      })
-    } catch {
-      return false
-    }
-    if (stream.status === 204) return true
-    if (stream.status !== 200) return false
-    const turn = Number(/\/turns\/(\d+)$/.exec(String(stream.headers.location))?.[1])
-    if (acknowledged.has(key) && acknowledged.get(key) !== turn) this.witness.faults.push(`${key} is another turn now`)
-    acknowledged.set(key, turn)
-    try {
-      for (let frame = await stream.next(); frame !== undefined; frame = await stream.next()) {
-        if (frame.json.seq !== undefined) witnessed(this.witness, frame.json.seq, frame.block)
-      }
-    } catch (error) {
-      if (stream.end !== 'destroyed') this.witness.faults.push(String(error))
-      return false
-    }
-    return stream.end === 'clean'
-  }
-}
-
-const seenBy = (tellers: readonly Storyteller[]) => tellers.reduce((sum, { witness }) => sum + witness.seen.size, 0)
 
 describe.each(Object.entries(quickStores))('%s', (_, place) => {
   const kills = scale(8, 200)
@@ -84,14 +27,15 @@ describe.each(Object.entries(quickStores))('%s', (_, place) => {
       Array.from({ length: CLIENTS }, async () => {
         const body = { agent: 'scripted', initial_turn: 'deferred' }
         const created = await api.post<{ session_id: string }>('/sessions', body)
-        return new Storyteller(created.body.session_id, url)
+        return new Storyteller(newWitness(created.body.session_id), { url })
       }),
     )
+    const witnesses = tellers.map(({ witness }) => witness)
     const telling = tellers.map((teller) => teller.run())
     for (let i = 0; i < kills; i++) {
       // Not before somebody was told something; then at any instant.
-      const before = seenBy(tellers)
-      await until('a story goes on', () => seenBy(tellers) > before)
+      const before = seenBy(witnesses)
+      await until('a story goes on', () => seenBy(witnesses) > before)
       await new Promise((resolve) => setTimeout(resolve, randomInt(0, 150)))
       server.child.kill('SIGKILL')
       await server.exited
@@ -101,7 +45,7 @@ describe.each(Object.entries(quickStores))('%s', (_, place) => {
     await Promise.all(telling)
     let lost = 0
     const found: string[] = []
-    for (const { witness } of tellers) {
+    for (const witness of witnesses) {
       const { body } = await api.get<TurnList>(`/sessions/${witness.session}/turns?limit=1000`)
       expect(body.turns.filter(({ status }) => ['queued', 'running'].includes(status))).toEqual([])
       const failed = body.turns.filter(({ status }: Turn) => status === 'failed')
@@ -166,5 +110,20 @@ describe('the checker', () => {
     const one = witness()
     witnessed(one, 1, 'b')
     expect(violations(one, whole).join()).toContain('shown as two')
+  })
+
+  test('notices a turn that was over and is not', () => {
+    const one = witness()
+    readBack(one, 1, 'completed')
+    expect(violations(one, whole)).toEqual([])
+    readBack(one, 1, 'running')
+    expect(violations(one, whole).join()).toContain('is running again')
+  })
+
+  test('notices nodes that have not the same log', () => {
+    expect(differences('s', [whole, whole, whole])).toEqual([])
+    for (const other of [whole.slice(0, 1), [...whole, event(3, 'run_started', 2)], [event(1, 'x'), event(3, 'y')]]) {
+      expect(differences('s', [whole, whole, other])).toEqual([expect.stringContaining('node 2')])
+    }
   })
 })

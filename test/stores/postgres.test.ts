@@ -35,7 +35,6 @@ function writeOf(id: string): SessionWrite {
   return sessionWrite({ id }, { retain: { events: 100, bytes: 1_000 } })
 }
 
-const databaseOf = (url: string) => new URL(url).pathname.slice(1)
 const unavailable = { code: 'STORE_UNAVAILABLE' }
 const outcome = (answer: Promise<unknown>) =>
   answer.then(

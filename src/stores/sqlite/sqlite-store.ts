@@ -12,6 +12,8 @@ import type { Chunk } from '../../core/memory-event-log.ts'
 import type { Page, SessionQuery } from '../../core/session-service.ts'
 import type { Message } from '../../core/transcript.ts'
 import { locked, migrate, opened, type Row } from './database-file.ts'
+import { countsOf, encoded, toChunk, toSession } from './rows.ts'
+import { WriteAheadLog } from './write-ahead-log.ts'
 
 /** So many sessions, or keys, are forgotten in one go. */
 const SLICE = 100
@@ -19,18 +21,19 @@ const SLICE = 100
 const INTERACTIONS_KEPT = 1_024
 
 /**
- * Sessions in one file, for one process: SQLite with a write-ahead log that is synced at every commit. Whoever opens it
+ * Sessions in one file, for one process: SQLite with a write-ahead log that is synced after every commit. Whoever opens it
  * holds the lock beside it, which the system takes back when the process ends, however that is.
  */
 export class SqliteStore implements DurableStore {
   readonly #db: Database.Database
   readonly #statements = new Map<string, Database.Statement>()
-
   readonly #lock: Database.Database
+  readonly #log: WriteAheadLog
 
-  private constructor(db: Database.Database, lock: Database.Database) {
+  private constructor(path: string, db: Database.Database, lock: Database.Database) {
     this.#db = db
     this.#lock = lock
+    this.#log = new WriteAheadLog(path)
   }
 
   /** Opens the file, makes it if need be, and brings it up to date. Rejects for one that a newer version has made. */
@@ -38,9 +41,9 @@ export class SqliteStore implements DurableStore {
     const lock = locked(path)
     try {
       const db = opened(path)
-      db.exec('pragma journal_mode = wal; pragma synchronous = full; pragma temp_store = memory')
+      db.exec('pragma journal_mode = wal; pragma synchronous = normal; pragma temp_store = memory')
       migrate(db, path)
-      return new SqliteStore(db, lock)
+      return new SqliteStore(path, db, lock)
     } catch (error) {
       lock.close()
       throw error
@@ -48,7 +51,7 @@ export class SqliteStore implements DurableStore {
   }
 
   async commit(writes: readonly SessionWrite[]): Promise<readonly string[]> {
-    return this.#guarded(() => {
+    const refused = this.#guarded(() => {
       this.#db.exec('begin immediate')
       try {
         const refused = writes.filter((write) => !this.#write(write)).map(({ row }) => row.id)
@@ -59,6 +62,10 @@ export class SqliteStore implements DurableStore {
         throw error
       }
     })
+    await this.#log.sync().catch((error) => {
+      throw new StoreUnavailableError(error)
+    })
+    return refused
   }
 
   async session(id: string): Promise<SessionRow | undefined> {
@@ -184,6 +191,7 @@ export class SqliteStore implements DurableStore {
 
   async close(): Promise<void> {
     this.#statements.clear()
+    await this.#log.close()
     this.#db.close()
     this.#lock.exec('rollback')
     this.#lock.close()
@@ -358,43 +366,5 @@ export class SqliteStore implements DurableStore {
 
   #all(sql: string, ...values: unknown[]): Row[] {
     return this.#statement(sql).all(...values) as Row[]
-  }
-}
-
-/** As JSON, which has no U+0000, where the driver would end the text, and keeps lone surrogates. */
-function encoded(text: string | undefined): string | null {
-  return text === undefined ? null : JSON.stringify(text)
-}
-
-function countsOf(row: SessionRow): unknown[] {
-  const { usage, ranMs, toolCalls, messageCount, turnCount, lastSeq, lastText } = row
-  return [JSON.stringify(usage), ranMs, toolCalls, messageCount, turnCount, lastSeq, encoded(lastText)]
-}
-
-function toSession(row: Row): SessionRow {
-  return {
-    id: String(row.id),
-    isActive: row.is_active === 1,
-    isArchived: row.is_archived === 1,
-    createdAt: Number(row.created_at),
-    updatedAt: Number(row.updated_at),
-    metadata: JSON.parse(String(row.metadata)),
-    usage: JSON.parse(String(row.usage)),
-    ranMs: Number(row.ran_ms),
-    toolCalls: Number(row.tool_calls),
-    messageCount: Number(row.message_count),
-    turnCount: Number(row.turn_count),
-    lastSeq: Number(row.last_seq),
-    lastText: row.last_text === null ? undefined : JSON.parse(String(row.last_text)),
-  }
-}
-
-function toChunk({ first, last, turn, frames }: Row): Chunk {
-  const bytes = frames as Buffer
-  return {
-    first: Number(first),
-    last: Number(last),
-    turn: Number(turn),
-    bytes: Buffer.isBuffer(bytes) ? bytes : Buffer.from(bytes as ArrayBuffer),
   }
 }
