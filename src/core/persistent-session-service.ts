@@ -159,8 +159,8 @@ export class PersistentSessionService implements SessionService {
   createSession(request: CreateSessionRequest, options: StartOptions = {}): Promise<TurnHandle> {
     return this.#underWay(async () => {
       this.#assertAvailable()
-      const make = () =>
-        this.#make(() => this.#engine.createSession(request, options), request.comms_name, '/comms_name')
+      const refuse = () => this.#refuseTakenName(request.comms_name, '/comms_name')
+      const make = () => this.#make(() => this.#engine.createSession(request, options), refuse)
       const isDeferred = request.initial_turn === 'deferred'
       const handle = await this.#keys.once('create', options, () => (isDeferred ? make() : this.#duringStart(make)))
       this.#residents.used(handle.sessionId)
@@ -257,14 +257,12 @@ export class PersistentSessionService implements SessionService {
   async importSession(exported: ExportedSession): Promise<SessionView> {
     this.#assertAvailable()
     const id = exported.id.toLowerCase()
-    const there = await this.#sessions.row(id)
-    // One that is archived and still runs its last turn is in the way as well.
-    if (there?.isArchived === false || there?.isActive || this.#residents.owned(id)?.isOver === false) {
-      throw new SessionExistsError(id)
-    }
     const name = exported.metadata.session_metadata?.comms_name
     const make = async () => ({ sessionId: id, view: await this.#engine.importSession(exported) })
-    const { view } = await this.#make(make, name, '/metadata/session_metadata/comms_name')
+    const { view } = await this.#make(make, async () => {
+      await this.#refuseTakenId(id)
+      await this.#refuseTakenName(name, '/metadata/session_metadata/comms_name')
+    })
     this.#residents.used(id)
     return view
   }
@@ -359,28 +357,34 @@ export class PersistentSessionService implements SessionService {
     return this.#slots === undefined ? start() : this.#slots.during(start)
   }
 
-  /** Makes a session. On another server its name, or its id, may have been given meanwhile. */
-  async #make<T extends { sessionId: string }>(
-    make: () => Promise<T>,
-    name: string | undefined,
-    namePath: string,
-  ): Promise<T> {
-    const refuseTakenName = async () => {
-      if (this.#store.cluster === undefined || name === undefined) return
-      if ((await this.#store.named(name)) !== undefined)
-        throw new InvalidParamsError(namePath, 'is taken by another session')
-    }
-    await refuseTakenName()
+  /** Makes a session; `refuse` looks at what other servers have made, before and where it is refused by the store. */
+  async #make<T extends { sessionId: string }>(make: () => Promise<T>, refuse: () => Promise<void>): Promise<T> {
+    await refuse()
     await this.#residents.makeRoom()
     const made = await make()
     try {
       await this.#journal.settled(made.sessionId)
     } catch (error) {
-      await refuseTakenName()
+      await refuse()
       throw error
     }
     await this.#recount()
     return made
+  }
+
+  async #refuseTakenName(name: string | undefined, path: string): Promise<void> {
+    if (this.#store.cluster === undefined || name === undefined) return
+    if ((await this.#store.named(name)) !== undefined) throw new InvalidParamsError(path, 'is taken by another session')
+    await this.#residents.forgetStale({ name })
+  }
+
+  async #refuseTakenId(sessionId: string): Promise<void> {
+    const there = await this.#sessions.row(sessionId)
+    // One that is archived and still runs its last turn is in the way as well.
+    if (there?.isArchived === false || there?.isActive || this.#residents.owned(sessionId)?.isOver === false) {
+      throw new SessionExistsError(sessionId)
+    }
+    await this.#residents.forgetStale({ id: sessionId })
   }
 
   /** Without asking the server that runs the turn: it may be gone, and its turn about to end. */

@@ -153,6 +153,13 @@ export class Residents {
     for (const { id } of await this.#store.allNamed()) await this.#bring(id)
   }
 
+  /** A copy of one that was archived on another server is in nobody's way. */
+  async forgetStale({ id, name }: { id?: string; name?: string }): Promise<void> {
+    const { registry } = this.#engine
+    const session = id === undefined ? registry.getNamed(name as string) : registry.get(id)
+    if (session !== undefined && !this.#ownership.has(session.id)) await this.lose(session)
+  }
+
   /** Whether the session is on its way into memory. */
   isComing(sessionId: string): boolean {
     return this.#coming.has(sessionId) || this.#ownership.isClaiming(sessionId)

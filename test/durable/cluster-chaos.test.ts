@@ -140,6 +140,12 @@ async function logOf(node: ClusterNode, id: string, turn: number): Promise<Frame
   return stream.frames.filter(({ json }) => json.seq !== undefined)
 }
 
+/** When turns began and ended, for whoever has to find out why. */
+function outline(log: readonly Frame[]): string {
+  const marks = log.filter(({ event }) => event.startsWith('run_'))
+  return marks.map(({ id, event, json }) => `${id} ${event.slice(4)} ${json.turn}`).join(', ')
+}
+
 const counts = { long: scale(3, 60), short: scale(6, 160) }
 
 test(`nothing that anybody was told is lost while three nodes suffer ${counts.long + counts.short} faults (seed ${SEED})`, {
@@ -201,7 +207,8 @@ test(`nothing that anybody was told is lost while three nodes suffer ${counts.lo
     expect(next.status, next.text).toBe(200)
     keys.push('the last')
     const logs = await Promise.all(nodes.map((node) => logOf(node, session, next.body.turn)))
-    found.push(...violations(witness, logs[0] as Frame[]), ...differences(session, logs))
+    const wrongs = [...violations(witness, logs[0] as Frame[]), ...differences(session, logs)]
+    if (wrongs.length > 0) found.push(...wrongs, `${session}: ${outline(logs[0] as Frame[])}`)
     const failures = (logs[0] as Frame[]).filter(({ event }) => event === 'run_failed')
     for (const { json } of failures) expect(json.code).toBe('TURN_LOST')
     expect(witness.seen.size).toBeGreaterThan(0)

@@ -73,6 +73,8 @@ export class Storyteller {
   readonly #patience: Required<Patience>
   #cursor = 0
   #isStopped = false
+  /** How its newest attempt ended. */
+  #outcome = ''
 
   /** Several may have one witness, and tell their stories in turns. */
   constructor(witness: Witness, patience: Patience) {
@@ -91,7 +93,10 @@ export class Storyteller {
       keys.push(key)
       const deadline = performance.now() + this.#patience.turnMs
       while (!(await this.#attempt(key))) {
-        if (performance.now() > deadline) throw new Error(`Waited in vain until the turn of ${key} is over`)
+        if (performance.now() > deadline) {
+          const turn = this.witness.acknowledged.get(key)
+          throw new Error(`Waited in vain until turn ${turn} of ${key} is over; at last ${this.#outcome}`)
+        }
         await wait(10)
       }
       await this.#readBack(key)
@@ -108,6 +113,7 @@ export class Storyteller {
     }
     const path = `${url()}/sessions/${session}/turns/stream`
     const stream = await opened(path, silenceMs, { headers, json: { prompt: script, on_busy: onBusy } })
+    this.#outcome = `${path} gave ${stream?.status ?? 'no answer'}`
     if (stream === undefined) return false
     if (stream.status === 204) return true
     if (stream.status !== 200) {
@@ -121,6 +127,7 @@ export class Storyteller {
     await listen(stream, this.witness, silenceMs, (seq) => {
       this.#cursor = seq
     })
+    this.#outcome += ` and ended ${stream.end} at event ${this.#cursor}, having said ${stream.text.length} characters`
     if (stream.end === 'clean' && !TERMINAL.test(stream.frames.at(-1)?.event ?? '')) {
       faults.push(`a stream of ${key} ended well before its turn did`)
     }

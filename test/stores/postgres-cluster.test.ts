@@ -102,8 +102,9 @@ test('a new session does not take the place of one that another server goes on w
   const { a, b } = await pair()
   const [id, gone] = [randomUUID(), randomUUID()]
   await a.store.commit([sessionWrite({ id }), sessionWrite({ id: gone, isArchived: true })])
-  // The same again, of a commit whose answer was lost.
+  // The same again, of a commit whose answer was lost; and another one with its id.
   expect(await a.store.commit([sessionWrite({ id })])).toEqual([])
+  expect(await b.store.commit([sessionWrite({ id })])).toEqual([id])
   await b.cluster.claim([id])
   expect(await a.store.commit([sessionWrite({ id }), sessionWrite({ id: gone, createdAt: 7 })])).toEqual([id])
   expect(await b.store.session(gone)).toMatchObject({ createdAt: 7, isArchived: false })

@@ -119,7 +119,8 @@ export const migrations: readonly { readonly name: string; readonly sql: string 
     name: '2026-11-29-nodes',
     sql: `
       -- A session is written by its owner alone. Whoever takes it over raises the epoch, which every commit compares.
-      alter table session add column owner uuid, add column epoch bigint not null default 0;
+      -- Who has made it tells a commit that is repeated from one that makes another under the same id.
+      alter table session add column owner uuid, add column epoch bigint not null default 0, add column maker uuid;
       create index session_owner on session (owner) where owner is not null;
 
       create table node (

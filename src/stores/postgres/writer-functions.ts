@@ -94,11 +94,12 @@ export const writerFunctions = `
     -- In one order for everybody, so that nobody waits in a circle.
     perform from session where id = any (p_id) order by id for update;
     refused := array(
-      select w.id from unnest(p_id, p_is_new, p_epoch, p_created_at) as w (id, is_new, epoch, created_at)
+      select w.id from unnest(p_id, p_is_new, p_epoch) as w (id, is_new, epoch)
       left join session s on s.id = w.id
       where case when w.is_new = 0 then s.epoch is distinct from w.epoch
         -- One that is there already may be this very one, of a commit whose answer was lost.
-        else (s.epoch <> w.epoch or s.created_at <> w.created_at) and (s.archived_at is null or s.is_active) end
+        else s.id is not null and (s.epoch <> w.epoch or s.maker is distinct from p_node)
+          and (s.archived_at is null or s.is_active) end
     );
     earlier := array(
       select s.id from unnest(p_id, p_is_new) as w (id, is_new) join session s on s.id = w.id
@@ -121,9 +122,9 @@ export const writerFunctions = `
     -- A name that somebody else has taken meanwhile refuses the whole session.
     with inserted as (
       insert into session (id, is_active, created_at, updated_at, archived_at, name, metadata, usage, ran_ms, tool_calls,
-        message_count, turn_count, last_seq, last_text, epoch, owner)
+        message_count, turn_count, last_seq, last_text, epoch, maker, owner)
       select w.id, w.is_active = 1, w.created_at, w.updated_at, w.archived_at, w.name, w.metadata, w.usage, w.ran_ms,
-        w.tool_calls, w.message_count, w.turn_count, w.last_seq, w.last_text, w.epoch,
+        w.tool_calls, w.message_count, w.turn_count, w.last_seq, w.last_text, w.epoch, p_node,
         case when w.is_active = 1 then p_node end
       from ${group('id', 'is_new', 'epoch', 'is_active', 'created_at', 'updated_at', 'archived_at', 'name', 'metadata', 'usage', 'ran_ms', 'tool_calls', 'message_count', 'turn_count', 'last_seq', 'last_text')}
         as w (id, is_new, epoch, is_active, created_at, updated_at, archived_at, name, metadata, usage, ran_ms, tool_calls,
