@@ -4,7 +4,7 @@ import type { Interaction } from './interaction.ts'
 import type { Journal } from './journal.ts'
 import type { Chunk, MemoryEventLog } from './memory-event-log.ts'
 import type { Ownership } from './ownership.ts'
-import { refreshed } from './session-rows.ts'
+import { refreshed, turnRowOf } from './session-rows.ts'
 import type { TurnRecord } from './turn-record.ts'
 
 /** A session that is read here and may be written elsewhere. */
@@ -87,8 +87,14 @@ export class Followers {
       followed = { log, turns: heldTurns, interactions: held, isStale: true, isLeft: false }
       this.#followed.set(sessionId, followed)
     }
-    for (const record of turns) followed.turns.set(record.turn, record)
-    for (const interaction of interactions) followed.interactions.set(interaction.id, interaction)
+    for (const record of turns) {
+      const held = followed.turns.get(record.turn)
+      if (held === undefined) followed.turns.set(record.turn, record)
+      else if (held !== record) void this.#endWith(record, held)
+    }
+    for (const interaction of interactions) {
+      if (!followed.interactions.has(interaction.id)) followed.interactions.set(interaction.id, interaction)
+    }
     followed.isStale = true
     followed.isLeft = false
   }
@@ -172,6 +178,13 @@ export class Followers {
     }
     if (log.lastSeq < row.lastSeq && chunks.length > 0) this.#wanted.add(row.id)
     else if (row.isArchived && !row.isActive) log.seal()
+  }
+
+  /** There is one record of a turn to follow; who waits for another one is told as well. */
+  async #endWith(record: TurnRecord, held: TurnRecord): Promise<void> {
+    await held.ended()
+    refreshed(record, turnRowOf(held))
+    record.announceEnd()
   }
 
   /** Before the events are there that say so: a reader stops at the end of its turn. */

@@ -1,20 +1,20 @@
-import { type Cluster, LEASE_MS, type Notice } from './cluster.ts'
+import type { Cluster, Notice } from './cluster.ts'
 import type { DurableStore } from './durable-store.ts'
 import { StoreUnavailableError } from './errors.ts'
 import type { Followers } from './followers.ts'
 import type { Journal } from './journal.ts'
+import type { Lease } from './lease.ts'
 import type { OwnerRequests } from './owner-requests.ts'
 import type { Ownership } from './ownership.ts'
 import type { Residents } from './residents.ts'
 
 const BEAT_MS = 1_000
-/** Who has not been heard for so long may be taken for gone any moment. By a clock that nobody sets. */
-const SILENCE_MS = LEASE_MS - 1_000
 const LOOK_MS = 250
 
 export interface MemberParts {
   store: DurableStore
   cluster: Cluster
+  lease: Lease
   journal: Journal
   ownership: Ownership
   residents: Residents
@@ -32,8 +32,6 @@ export interface MemberParts {
 export class Member {
   readonly #parts: MemberParts
   readonly #timers: NodeJS.Timeout[] = []
-  /** When the lease was last prolonged, as asked for. */
-  #heardAt = performance.now()
   #others = 0
   #isBeating = false
   #isTidying = false
@@ -45,8 +43,9 @@ export class Member {
   }
 
   async join(): Promise<void> {
+    const askedAt = performance.now()
     await this.#parts.cluster.join((notice) => this.#hear(notice))
-    this.#heardAt = performance.now()
+    this.#parts.lease.heard(askedAt)
     this.#timers.push(
       setInterval(() => void this.#beat(), BEAT_MS).unref(),
       setInterval(() => void this.#tidy(), BEAT_MS).unref(),
@@ -89,8 +88,7 @@ export class Member {
     const askedAt = performance.now()
     try {
       this.#others = await this.#parts.cluster.beat()
-      const wasAway = askedAt - this.#heardAt > LEASE_MS
-      this.#heardAt = askedAt
+      const wasAway = this.#parts.lease.heard(askedAt)
       this.#isFenced = false
       this.#parts.journal.reachable()
       if (wasAway) await this.#compare()
@@ -103,7 +101,7 @@ export class Member {
 
   /** Others may have this server's sessions by now: nothing goes on in them. Alone it goes on, and writes later. */
   #fence(): void {
-    if (this.#isFenced || this.#others === 0 || performance.now() - this.#heardAt < SILENCE_MS) return
+    if (this.#isFenced || this.#others === 0 || !this.#parts.lease.isRunningOut) return
     this.#isFenced = true
     const { ownership, residents } = this.#parts
     ownership.isInDoubt = true

@@ -8,6 +8,13 @@ import type { Operation, OperationArgs, OperationResults, Operations } from './s
 /** A session may be between two servers for so long. */
 const BETWEEN_MS = 15_000
 
+export interface Conditions {
+  /** Throws where it must not be done any more, by this request. */
+  assertHeld?: (() => void) | undefined
+  /** May refuse what another server would have to be asked for. */
+  beforeAsking?: (() => Promise<void>) | undefined
+}
+
 /** Has operations done where their session is: here, or by the server that runs its turn. */
 export class OperationRouter {
   readonly #residents: Residents
@@ -25,20 +32,20 @@ export class OperationRouter {
     })
   }
 
-  /** `beforeAsking` may refuse what another server would have to be asked for. */
   async run<K extends Operation>(
     operation: K,
     sessionId: string,
     args: OperationArgs[K],
-    beforeAsking?: () => Promise<void>,
+    { assertHeld, beforeAsking }: Conditions = {},
   ): Promise<OperationResults[K]> {
     const until = performance.now() + BETWEEN_MS
     for (;;) {
       try {
-        return await this.#here(operation, sessionId, args)
+        return await this.#here(operation, sessionId, args, assertHeld)
       } catch (error) {
         if (!(error instanceof ElsewhereError) || this.requests === undefined) throw error
         await beforeAsking?.()
+        assertHeld?.()
         try {
           return (await this.requests.ask(error.owner, operation, sessionId, args)) as OperationResults[K]
         } catch (refusal) {
@@ -49,7 +56,15 @@ export class OperationRouter {
     }
   }
 
-  #here<K extends Operation>(operation: K, sessionId: string, args: OperationArgs[K]): Promise<OperationResults[K]> {
-    return this.#residents.with(sessionId, (session) => this.#operations[operation](session, args))
+  #here<K extends Operation>(
+    operation: K,
+    sessionId: string,
+    args: OperationArgs[K],
+    assertHeld?: () => void,
+  ): Promise<OperationResults[K]> {
+    return this.#residents.with(sessionId, (session) => {
+      assertHeld?.()
+      return this.#operations[operation](session, args)
+    })
   }
 }

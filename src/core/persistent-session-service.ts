@@ -5,9 +5,7 @@ import { EphemeralSessionService } from './ephemeral-session-service.ts'
 import {
   ApprovalNotFoundError,
   InboxClosedError,
-  InvalidParamsError,
   SessionBusyError,
-  SessionExistsError,
   SessionNotRunningError,
   ShuttingDownError,
   StoreUnavailableError,
@@ -19,8 +17,10 @@ import type { AgentEvent } from './events.ts'
 import { Followers } from './followers.ts'
 import { keepHouse } from './housekeeping.ts'
 import { Journal } from './journal.ts'
+import { Lease } from './lease.ts'
 import { LogFiller } from './log-filler.ts'
 import { Member } from './member.ts'
+import { NewSessions } from './new-sessions.ts'
 import { OperationRouter } from './operation-router.ts'
 import { Ownership } from './ownership.ts'
 import { Residents } from './residents.ts'
@@ -78,6 +78,7 @@ export class PersistentSessionService implements SessionService {
   readonly #sessions: StoredSessions
   readonly #streams: StoredStreams
   readonly #keys: StartKeys
+  readonly #new: NewSessions
   readonly #router: OperationRouter
   readonly #comms: StoredComms
   readonly #slots: TurnSlots | undefined
@@ -93,6 +94,7 @@ export class PersistentSessionService implements SessionService {
     const fault = observer.storeFault ?? (() => {})
     const { cluster } = store
     const ownership = new Ownership(cluster)
+    const lease = new Lease()
     const journal = new Journal(store, retention, ownership, fault)
     const logs = new LogFiller(store)
     const followers = new Followers(store, journal, ownership)
@@ -123,14 +125,26 @@ export class PersistentSessionService implements SessionService {
     this.#fault = fault
     this.#sessions = new StoredSessions(store, journal, followers)
     this.#streams = new StoredStreams({ engine, residents, sessions: this.#sessions, followers, journal, logs, store })
-    this.#keys = new StartKeys(keys, store)
+    this.#new = new NewSessions({ store, journal, residents, sessions: this.#sessions })
+    this.#keys = new StartKeys(keys, store, lease)
     const operations = sessionOperations(engine, journal, (start) => this.#duringStart(start))
     this.#router = new OperationRouter(residents, operations, ownership, cluster)
     this.#comms = new StoredComms(store, this.#sessions, this.#router)
     const { requests } = this.#router
     if (cluster === undefined || requests === undefined) return
     const changed = () => this.#recount()
-    this.#member = new Member({ store, cluster, journal, ownership, residents, followers, requests, changed, fault })
+    this.#member = new Member({
+      store,
+      cluster,
+      lease,
+      journal,
+      ownership,
+      residents,
+      followers,
+      requests,
+      changed,
+      fault,
+    })
   }
 
   /** Takes up what the last process, or another server, left: turns that it lost end, turns in line go on. */
@@ -159,11 +173,16 @@ export class PersistentSessionService implements SessionService {
   createSession(request: CreateSessionRequest, options: StartOptions = {}): Promise<TurnHandle> {
     return this.#underWay(async () => {
       this.#assertAvailable()
-      const refuse = () => this.#refuseTakenName(request.comms_name, '/comms_name')
-      const make = () => this.#make(() => this.#engine.createSession(request, options), refuse)
+      const refuse = () => this.#new.refuseTakenName(request.comms_name, '/comms_name')
       const isDeferred = request.initial_turn === 'deferred'
-      const handle = await this.#keys.once('create', options, () => (isDeferred ? make() : this.#duringStart(make)))
-      this.#residents.used(handle.sessionId)
+      const handle = await this.#keys.once('create', options, (assertHeld) => {
+        const create = async () => {
+          assertHeld()
+          return this.#engine.createSession(request, options)
+        }
+        return isDeferred ? this.#new.make(create, refuse) : this.#duringStart(() => this.#new.make(create, refuse))
+      })
+      await this.#recount()
       return handle
     })
   }
@@ -172,9 +191,10 @@ export class PersistentSessionService implements SessionService {
     return this.#underWay(async () => {
       this.#assertAvailable()
       const mayWait = request.on_busy !== undefined && request.on_busy !== 'reject'
-      const refuse = mayWait ? undefined : () => this.#refuseIfBusy(sessionId)
-      const start = () => this.#router.run('startTurn', sessionId, { request, options }, refuse)
-      return this.#keys.once(sessionId, options, start)
+      const beforeAsking = mayWait ? undefined : () => this.#refuseIfBusy(sessionId)
+      return this.#keys.once(sessionId, options, (assertHeld) =>
+        this.#router.run('startTurn', sessionId, { request, options }, { assertHeld, beforeAsking }),
+      )
     })
   }
 
@@ -202,10 +222,10 @@ export class PersistentSessionService implements SessionService {
 
   async inject(sessionId: string, request: InjectRequest, options: InjectOptions = {}): Promise<InteractionHandle> {
     this.#assertAvailable()
-    return this.#keys.once(`${sessionId}/interactions`, options, async () => {
+    return this.#keys.once(`${sessionId}/interactions`, options, async (assertHeld) => {
       const row = await this.#sessions.readable(sessionId)
       if (row.isArchived) throw new InboxClosedError(sessionId)
-      return this.#router.run('inject', sessionId, { request, options })
+      return this.#router.run('inject', sessionId, { request, options }, { assertHeld })
     })
   }
 
@@ -259,11 +279,11 @@ export class PersistentSessionService implements SessionService {
     const id = exported.id.toLowerCase()
     const name = exported.metadata.session_metadata?.comms_name
     const make = async () => ({ sessionId: id, view: await this.#engine.importSession(exported) })
-    const { view } = await this.#make(make, async () => {
-      await this.#refuseTakenId(id)
-      await this.#refuseTakenName(name, '/metadata/session_metadata/comms_name')
+    const { view } = await this.#new.make(make, async () => {
+      await this.#new.refuseTakenId(id)
+      await this.#new.refuseTakenName(name, '/metadata/session_metadata/comms_name')
     })
-    this.#residents.used(id)
+    await this.#recount()
     return view
   }
 
@@ -355,36 +375,6 @@ export class PersistentSessionService implements SessionService {
 
   #duringStart<T>(start: () => Promise<T>): Promise<T> {
     return this.#slots === undefined ? start() : this.#slots.during(start)
-  }
-
-  /** Makes a session; `refuse` looks at what other servers have made, before and where it is refused by the store. */
-  async #make<T extends { sessionId: string }>(make: () => Promise<T>, refuse: () => Promise<void>): Promise<T> {
-    await refuse()
-    await this.#residents.makeRoom()
-    const made = await make()
-    try {
-      await this.#journal.settled(made.sessionId)
-    } catch (error) {
-      await refuse()
-      throw error
-    }
-    await this.#recount()
-    return made
-  }
-
-  async #refuseTakenName(name: string | undefined, path: string): Promise<void> {
-    if (this.#store.cluster === undefined || name === undefined) return
-    if ((await this.#store.named(name)) !== undefined) throw new InvalidParamsError(path, 'is taken by another session')
-    await this.#residents.forgetStale({ name })
-  }
-
-  async #refuseTakenId(sessionId: string): Promise<void> {
-    const there = await this.#sessions.row(sessionId)
-    // One that is archived and still runs its last turn is in the way as well.
-    if (there?.isArchived === false || there?.isActive || this.#residents.owned(sessionId)?.isOver === false) {
-      throw new SessionExistsError(sessionId)
-    }
-    await this.#residents.forgetStale({ id: sessionId })
   }
 
   /** Without asking the server that runs the turn: it may be gone, and its turn about to end. */

@@ -170,6 +170,8 @@ export class Residents {
     const { registry, changes } = this.#engine
     if (!registry.forget(session)) return
     const open = this.#journal.lose(session)
+    // They may have started what nobody will ever see.
+    if (session.keys !== undefined) this.#engine.keys.forget(session.keys)
     this.#usedAt.delete(session.id)
     const { activeRecord } = session
     if (activeRecord !== undefined) {
@@ -195,9 +197,9 @@ export class Residents {
   }
 
   async #bring(sessionId: string): Promise<SessionTask> {
-    const owned = this.owned(sessionId)
-    if (owned !== undefined) return owned
     let coming = this.#coming.get(sessionId)
+    const owned = coming === undefined ? this.owned(sessionId) : undefined
+    if (owned !== undefined) return owned
     if (coming === undefined) {
       coming = this.#take(sessionId).finally(() => this.#coming.delete(sessionId))
       this.#coming.set(sessionId, coming)

@@ -41,8 +41,9 @@ export class StoredStreams {
     const row = await sessions.readable(sessionId)
     const record = await sessions.record(sessionId, turn)
     if (record.isOver) return record
+    const log = await followers.open(row)
     const ended = record.ended(left)
-    await followers.follow(sessionId, await followers.open(row), { turns: [record] })
+    await followers.follow(sessionId, log, { turns: [record] })
     await ended
     return record
   }
@@ -60,8 +61,9 @@ export class StoredStreams {
     const log = await followers.open(row)
     if (!record.isOver) await followers.follow(sessionId, log, { turns: [record] })
     assertCursor(log, after)
-    await logs.fill(sessionId, log, after ?? (record.firstSeq || log.lastSeq + 1) - 1)
-    return streamPart({ id: sessionId, log }, record, after)
+    const scope = followers.turn(sessionId, turn) ?? record
+    await logs.fill(sessionId, log, after ?? (scope.firstSeq || log.lastSeq + 1) - 1)
+    return streamPart({ id: sessionId, log }, scope, after)
   }
 
   async session(sessionId: string, { after }: SessionStreamOptions = {}): Promise<EventStream | undefined> {
@@ -103,14 +105,15 @@ export class StoredStreams {
       return engine.streamInteraction(sessionId, interactionId, { after })
     }
     const row = await sessions.readable(sessionId)
-    const scope = await this.#scope(row, interactionId)
+    const found = await this.#scope(row, interactionId)
     // What becomes of one that waits is known in memory first.
-    if (!scope.isOver && store.cluster === undefined) {
+    if (!found.isOver && store.cluster === undefined) {
       return residents.with(sessionId, () => engine.streamInteraction(sessionId, interactionId, { after }))
     }
     const log = await followers.open(row)
-    if (!scope.isOver) await followers.follow(sessionId, log, { interactions: [scope] })
+    if (!found.isOver) await followers.follow(sessionId, log, { interactions: [found] })
     assertCursor(log, after)
+    const scope = followers.interaction(sessionId, interactionId) ?? found
     await logs.fill(sessionId, log, after ?? (scope.firstSeq || log.lastSeq + 1) - 1)
     return streamPart({ id: sessionId, log }, scope, after)
   }

@@ -16,10 +16,11 @@ import {
 } from '../helpers/contract.ts'
 import { until } from '../helpers/http.ts'
 import { type Frame, textOf, types } from '../helpers/sse.ts'
-import { type ClusterNode, useCluster } from './cluster.ts'
+import asking from './asking-agent.ts'
+import { type Reachable, useCluster } from './cluster.ts'
 
 /** Sessions as a whole, their inboxes, keys and names, over several nodes. */
-const nodes = useCluster(3, { AGENT: 'test/durable/asking-agent.ts' })
+const nodes = useCluster(3, {}, { agents: [asking] })
 
 const ASYNC = { prefer: 'respond-async' }
 const TERMINAL = /^run_(completed|failed|interrupted)$/
@@ -31,7 +32,7 @@ const fresh = (name: string) => `${name}-${++names}`
 const blocksOf = (frames: readonly Frame[]) =>
   frames.filter(({ json }) => json.seq !== undefined).map(({ block }) => block)
 
-async function inject(node: ClusterNode, id: string, body: string, headers = {}): Promise<string> {
+async function inject(node: Reachable, id: string, body: string, headers = {}): Promise<string> {
   const answer = await node.api.post<{ interaction_id: string }>(`/sessions/${id}/interactions`, { body }, headers)
   expect(answer.status, answer.text).toBe(202)
   return answer.body.interaction_id
@@ -86,7 +87,7 @@ describe('an interaction', () => {
     const id = await createIdle(a.api, { agent: 'echo' })
     const interactions = [await inject(b, id, 'one'), await inject(c, id, 'two')]
     const streams = await Promise.all(
-      interactions.map((one, i) => (nodes()[i] as ClusterNode).stream(`/sessions/${id}/interactions/${one}/events`)),
+      interactions.map((one, i) => (nodes()[i] as Reachable).stream(`/sessions/${id}/interactions/${one}/events`)),
     )
     const turn = await c.api.post<RunResult>(`/sessions/${id}/turns`, { prompt: 'hello' })
     expect(turn.status, turn.text).toBe(200)
@@ -243,7 +244,7 @@ test('a session is exported, forked and imported at any node', async () => {
 })
 
 describe('named sessions', () => {
-  const peersOf = async (node: ClusterNode, id: string) =>
+  const peersOf = async (node: Reachable, id: string) =>
     (await node.api.get<{ peers: { name: string; peer_id: string }[] }>(`/sessions/${id}/peers`)).body.peers
 
   test('see one another and write to one another, whichever nodes they are used at', async () => {

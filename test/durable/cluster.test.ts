@@ -14,10 +14,11 @@ import {
 } from '../helpers/contract.ts'
 import { type Answer, until } from '../helpers/http.ts'
 import { type EventStream, type Frame, textOf, types } from '../helpers/sse.ts'
-import { type ClusterNode, useCluster } from './cluster.ts'
+import asking from './asking-agent.ts'
+import { type Reachable, useCluster } from './cluster.ts'
 
 /** What nodes over one database do for one another's sessions. Which node is asked must not matter to a client. */
-const nodes = useCluster(3, { AGENT: 'test/durable/asking-agent.ts' })
+const nodes = useCluster(3, {}, { agents: [asking] })
 
 const ASYNC = { prefer: 'respond-async' }
 const TERMINAL = /^run_(completed|failed|interrupted)$/
@@ -28,7 +29,7 @@ const blocksOf = (frames: readonly Frame[]) => numbered(frames).map(({ block }) 
 const endOfTurn = (turn: number) => (frame: Frame) => frame.json.turn === turn && TERMINAL.test(frame.event)
 
 /** A session whose turn runs at `node`, and has said something, until it is interrupted. */
-async function hanging(node: ClusterNode, prompt = 'say So far.\nhang'): Promise<{ id: string; stream: EventStream }> {
+async function hanging(node: Reachable, prompt = 'say So far.\nhang'): Promise<{ id: string; stream: EventStream }> {
   const id = await createIdle(node.api, { agent: 'scripted' })
   const stream = await node.stream(`/sessions/${id}/turns/stream`, { json: { prompt } })
   await stream.upTo('text_delta')
@@ -36,7 +37,7 @@ async function hanging(node: ClusterNode, prompt = 'say So far.\nhang'): Promise
 }
 
 /** Every event of a session up to the end of a turn, as `node` has them. */
-async function logOf(node: ClusterNode, id: string, turn: number): Promise<Frame[]> {
+async function logOf(node: Reachable, id: string, turn: number): Promise<Frame[]> {
   const stream = await node.stream(`/sessions/${id}/events?after=0`)
   await stream.upTo(endOfTurn(turn))
   stream.leave()
@@ -271,7 +272,7 @@ test('of 60 turns that are started at once at three nodes exactly one runs, and 
   for (let turn = 1; turn <= 5; turn++) {
     const answers: Answer[] = await Promise.all(
       Array.from({ length: 60 }, (_, i) =>
-        (nodes()[i % 3] as ClusterNode).api.post(`/sessions/${id}/turns`, { prompt: `say ${i}\nhang` }, ASYNC),
+        (nodes()[i % 3] as Reachable).api.post(`/sessions/${id}/turns`, { prompt: `say ${i}\nhang` }, ASYNC),
       ),
     )
     const accepted = answers.filter(({ status }) => status === 202)
@@ -280,7 +281,7 @@ test('of 60 turns that are started at once at three nodes exactly one runs, and 
     for (const answer of answers) {
       if (answer.status !== 202) expect(expectProblem(answer, 409, 'SESSION_BUSY').active_turn?.turn).toBe(turn)
     }
-    const node = nodes()[turn % 3] as ClusterNode
+    const node = nodes()[turn % 3] as Reachable
     await (await node.stream(`/sessions/${id}/turns/${turn}/events`)).upTo('text_delta')
     expect((await node.api.post(`/sessions/${id}/interrupt`, { turn })).status).toBe(200)
     await until('it is over', async () => (await readTurn(a.api, id, turn)).status === 'interrupted')

@@ -1,7 +1,9 @@
 import type { ChildProcess } from 'node:child_process'
 import { afterAll, beforeAll, onTestFinished } from 'vitest'
+import type { AppParts } from '../../src/app.ts'
 import { type Answer, type Client, client, until, within } from '../helpers/http.ts'
 import { newDatabase } from '../helpers/postgres.ts'
+import { startServer, type TestServer } from '../helpers/server.ts'
 import { type EventStream, type OpenStream, openStream } from '../helpers/sse.ts'
 import { type ChildOptions, type Served, serve } from '../process/child.ts'
 import { BrokenPath } from './broken-path.ts'
@@ -171,19 +173,37 @@ export async function startCluster(
   return { nodes: Array.from({ length: count }, (_, i) => started[i % started.length] as ClusterNode), end }
 }
 
-type Nodes<N extends number> = N extends 2 ? [ClusterNode, ClusterNode] : [ClusterNode, ClusterNode, ClusterNode]
+type Nodes<N extends number, T> = N extends 2 ? [T, T] : [T, T, T]
 
-/** A cluster for all tests of a file; asks for its nodes at every use. */
-export function useCluster<N extends 2 | 3>(count: N, settings: Settings = {}): () => Nodes<N> {
-  let cluster: Cluster | undefined
+/** A node as its clients see it. */
+export type Reachable = Pick<ClusterNode, 'api' | 'url' | 'stream'>
+
+/** Servers of this process that share a database, for all tests of a file; asks for them at every use. */
+export function useCluster<N extends 2 | 3>(count: N, settings: Settings = {}, parts: AppParts = {}) {
+  const servers: TestServer[] = []
+  const streams: EventStream[] = []
   beforeAll(async () => {
-    cluster = await startCluster(count, settings)
+    const url = await newDatabase()
+    for (let i = 0; i < count; i++) {
+      servers.push(await startServer({ STORE_URL: url, DRAIN_MS: 1_000, ...settings }, parts))
+    }
   })
-  afterAll(() => cluster?.end())
-  return () => {
-    if (cluster === undefined) throw new Error('The cluster has not been started')
-    return [...cluster.nodes] as Nodes<N>
-  }
+  afterAll(async () => {
+    for (const stream of streams) stream.leave()
+    await Promise.all(servers.map((server) => server.close()))
+  })
+  return () =>
+    servers.map(
+      (server): Reachable => ({
+        url: server.url,
+        api: punctual(client(() => server.url)),
+        stream: async (path, options) => {
+          const stream = await openStream(server.url + path, options)
+          streams.push(stream)
+          return stream
+        },
+      }),
+    ) as Nodes<N, Reachable>
 }
 
 /** A cluster of its own for one test. */
@@ -191,5 +211,5 @@ export async function ownCluster<N extends 2 | 3>(count: N, settings: Settings =
   const cluster = await startCluster(count, settings, options)
   const { onFinished = onTestFinished } = options
   onFinished(() => cluster.end())
-  return [...cluster.nodes] as Nodes<N>
+  return [...cluster.nodes] as Nodes<N, ClusterNode>
 }

@@ -260,7 +260,7 @@ export const writerFunctions = `
 `
 
 const given = [...names, 'frames', 'node', 'notify']
-export const commitCall = `select pg_temp.commit_sessions(${given.map((_, i) => `$${i + 1}`).join(', ')}) as refused`
+export const commitCall = `select to_json(pg_temp.commit_sessions(${given.map((_, i) => `$${i + 1}`).join(', ')})) as refused`
 
 /** What `commitCall` is called with. `node` writes; without one, what is active has no owner. */
 export function commitArguments(
