@@ -322,7 +322,7 @@ export class Journal {
     const ownership = this.#ownership
     const taken = await Promise.allSettled(
       sessions.map(async (session) => {
-        if (!ownership.renew(session, await ownership.claim(session.id))) throw new ElsewhereError('another server')
+        if (!(await ownership.takeBack(session))) throw new ElsewhereError('another server')
       }),
     )
     for (const [i, { status, ...rest }] of taken.entries()) {

@@ -27,7 +27,11 @@ export class OperationRouter {
     this.#operations = operations
     if (cluster === undefined) return
     this.requests = new OwnerRequests(cluster, async (operation, id, args) => {
-      if (!ownership.has(id)) throw new ElsewhereError('another server')
+      if (!ownership.has(id)) {
+        // Whoever asks has read that it is here.
+        ownership.isInDoubt = true
+        throw new ElsewhereError('another server')
+      }
       return this.#here(operation as Operation, id, args as never)
     })
   }

@@ -64,6 +64,14 @@ export class Ownership {
     return true
   }
 
+  /** Takes a session of which there is a copy. False when that is not what the store has. */
+  async takeBack(session: SessionTask): Promise<boolean> {
+    const claim = await this.claim(session.id)
+    if (this.renew(session, claim)) return true
+    await this.release(session.id, claim.epoch)
+    return false
+  }
+
   /** Gives back what was claimed and is not held. */
   async release(sessionId: string, epoch: number): Promise<void> {
     try {
