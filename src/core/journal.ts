@@ -57,7 +57,8 @@ export class Journal {
   readonly #sessions = new Map<string, SessionTask>()
   readonly #settling = new Settling()
   readonly #logs = new Map<string, WeakRef<MemoryEventLog>>()
-  readonly #lost = new WeakSet<SessionTask>()
+  /** Sessions that nobody goes on with here. */
+  readonly #gone = new WeakSet<SessionTask>()
   #opened = 0
   #timer: NodeJS.Timeout | undefined
   #immediate: NodeJS.Immediate | undefined
@@ -147,6 +148,7 @@ export class Journal {
   /** One that is not here any more. Only when it is settled. */
   evicted(session: SessionTask): void {
     if (this.#sessions.get(session.id) === session) this.#sessions.delete(session.id)
+    this.#gone.add(session)
   }
 
   /** A session as the store has it. */
@@ -157,7 +159,7 @@ export class Journal {
 
   /** Something of the session is not what the store has. */
   changed(session: SessionTask, interaction?: Interaction): void {
-    if (this.#lost.has(session)) return
+    if (this.#gone.has(session)) return
     const pending = this.#pendingOf(session.id)
     if (interaction !== undefined) pending.interactions.add(interaction)
   }
@@ -168,8 +170,8 @@ export class Journal {
    */
   lose(session: SessionTask): TurnRecord[] {
     const { id } = session
-    if (this.#lost.has(session)) return []
-    this.#lost.add(session)
+    if (this.#gone.has(session)) return []
+    this.#gone.add(session)
     const log = session.log as MemoryEventLog
     const isHere = this.#sessions.get(id) === session
     if (isHere) {
@@ -297,7 +299,7 @@ export class Journal {
     try {
       refused = await this.#store.commit(writes)
     } catch (error) {
-      for (const [id, session] of sessions) if (this.#lost.has(session)) batch.delete(id)
+      for (const [id, session] of sessions) if (this.#gone.has(session)) batch.delete(id)
       this.#inFlight = new Map()
       this.#putBack(batch)
       this.#settling.failed()

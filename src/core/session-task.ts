@@ -106,8 +106,6 @@ export class SessionTask {
     this.#agent = agent
   }
 
-  // The inbox
-
   /** What the agent can do with other sessions; nothing where this one has no name among them. */
   get comms(): Comms | undefined {
     return this.metadata.comms_name === undefined ? undefined : this.#host.commsOf(this)
@@ -221,6 +219,7 @@ export class SessionTask {
 
   /** Lets go of the agent of a session that is idle: it goes on from a store. */
   async release(): Promise<void> {
+    this.#silence()
     const agent = this.#takeAgent()
     if (agent !== undefined) await disposeOf(this.#host, this.id, agent)
   }
@@ -228,6 +227,7 @@ export class SessionTask {
   /** Another server goes on with it: the agent stops, and nothing that is said here counts any more. */
   lose(): void {
     this.#isLost = true
+    this.#silence()
     this.queue.hold()
     clearTimeout(this.#archiveTimer)
     this.cancel()
@@ -249,8 +249,6 @@ export class SessionTask {
     const { phase } = this.#admission
     if (phase === 'admitted' || phase === 'running') this.interrupt()
   }
-
-  // Reads
 
   /** The record of a turn in flight, if there is one. */
   get activeRecord(): TurnRecord | undefined {
@@ -322,7 +320,7 @@ export class SessionTask {
   /** An agent that ignores its signal cannot hold the session: it is left to itself, and the next turn gets a new one. */
   #abandonAgent(turn: TurnInFlight): void {
     const agent = this.#takeAgent()
-    if (this.#handle !== undefined) this.#handle.isHeard = false
+    this.#silence()
     if (agent !== undefined) void disposeOf(this.#host, this.id, agent)
     turn.abandon()
   }
@@ -378,6 +376,11 @@ export class SessionTask {
       turn.record.announceEnd()
       this.#host.turnEnded(this, turn)
     })
+  }
+
+  /** The agent says nothing more, through its own session. */
+  #silence(): void {
+    if (this.#handle !== undefined) this.#handle.isHeard = false
   }
 
   #takeAgent(): SessionAgent | undefined {
