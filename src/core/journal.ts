@@ -1,9 +1,9 @@
 import type { DurableStore, InteractionRow, KeyRow, SessionWrite } from './durable-store.ts'
-import { SessionNotFoundError, StoreUnavailableError } from './errors.ts'
+import { StoreUnavailableError } from './errors.ts'
 import type { Retention } from './event-log.ts'
 import type { Interaction } from './interaction.ts'
 import { type Chunk, MemoryEventLog } from './memory-event-log.ts'
-import { ElsewhereError, type Ownership } from './ownership.ts'
+import type { Ownership } from './ownership.ts'
 import { rowOf, turnRowOf } from './session-rows.ts'
 import type { SessionTask } from './session-task.ts'
 import { Settling } from './settling.ts'
@@ -188,9 +188,12 @@ export class Journal {
     return session.turns.slice(this.#kept.get(session)?.turns ?? 0)
   }
 
-  /** The store cannot be reached, as somebody found who does not write. */
+  /** The store cannot be reached. */
   unreachable(error: unknown): void {
-    this.#failed(error)
+    if (this.#isFailing) return
+    this.#isFailing = true
+    this.#fault(error)
+    this.#awayTimer = setTimeout(() => this.#away.abort(new StoreUnavailableError()), PATIENCE_MS).unref()
   }
 
   /** It can again. */
@@ -278,15 +281,16 @@ export class Journal {
   }
 
   async #write(): Promise<void> {
-    const away = [...this.#pending].filter(
-      ([id, { isNew }]) => !isNew && this.#sessions.has(id) && !this.#ownership.has(id),
-    )
+    const away = [...this.#pending].filter(([id, pending]) => this.#sessions.has(id) && !this.#isOurs(id, pending))
     if (away.length > 0 && !(await this.#takeBack(away.map(([id]) => this.#sessions.get(id) as SessionTask)))) return
     for (const id of this.#pending.keys()) (this.#sessions.get(id)?.log as MemoryEventLog | undefined)?.flush()
     const batch = new Map<string, Pending>()
-    const early = new Map<string, Pending>()
-    for (const [id, pending] of this.#pending) (this.#sessions.has(id) ? batch : early).set(id, pending)
-    this.#pending = early
+    const later = new Map<string, Pending>()
+    for (const [id, pending] of this.#pending) {
+      if (this.#sessions.has(id) && this.#isOurs(id, pending)) batch.set(id, pending)
+      else later.set(id, pending)
+    }
+    this.#pending = later
     if (batch.size === 0) return
     this.#inFlight = batch
     this.#settling.begun(batch)
@@ -299,11 +303,15 @@ export class Journal {
     try {
       refused = await this.#store.commit(writes)
     } catch (error) {
-      for (const [id, session] of sessions) if (this.#gone.has(session)) batch.delete(id)
+      for (const [id, session] of sessions) {
+        if (!this.#gone.has(session)) continue
+        this.#waitingBytes -= bytesOf(batch.get(id))
+        batch.delete(id)
+      }
       this.#inFlight = new Map()
       this.#putBack(batch)
       this.#settling.failed()
-      this.#failed(error)
+      this.unreachable(error)
       return
     }
     this.#back()
@@ -319,31 +327,20 @@ export class Journal {
     this.#settling.done()
   }
 
-  /** Sessions that changed while nobody had them. False when the store cannot be reached. */
-  async #takeBack(sessions: readonly SessionTask[]): Promise<boolean> {
-    const ownership = this.#ownership
-    const taken = await Promise.allSettled(
-      sessions.map(async (session) => {
-        if (!(await ownership.takeBack(session))) throw new ElsewhereError('another server')
-      }),
-    )
-    for (const [i, { status, ...rest }] of taken.entries()) {
-      if (status === 'fulfilled') continue
-      const { reason } = rest as PromiseRejectedResult
-      if (!(reason instanceof ElsewhereError || reason instanceof SessionNotFoundError)) {
-        this.#failed(reason)
-        return false
-      }
-      this.onLost(sessions[i] as SessionTask)
-    }
-    return true
+  /** Whoever writes in a session has taken it: a copy elsewhere is known to be old by that. */
+  #isOurs(id: string, { isNew }: Pending): boolean {
+    return isNew || this.#ownership.has(id)
   }
 
-  #failed(error: unknown): void {
-    if (this.#isFailing) return
-    this.#isFailing = true
-    this.#fault(error)
-    this.#awayTimer = setTimeout(() => this.#away.abort(new StoreUnavailableError()), PATIENCE_MS).unref()
+  /** Sessions that changed while nobody had them. False when the store cannot be reached. */
+  async #takeBack(sessions: readonly SessionTask[]): Promise<boolean> {
+    try {
+      for (const session of await this.#ownership.takeBack(sessions)) this.onLost(session)
+      return true
+    } catch (error) {
+      this.unreachable(error)
+      return false
+    }
   }
 
   #back(): void {

@@ -64,12 +64,22 @@ export class Ownership {
     return true
   }
 
-  /** Takes a session of which there is a copy. False when that is not what the store has. */
-  async takeBack(session: SessionTask): Promise<boolean> {
-    const claim = await this.claim(session.id)
-    if (this.renew(session, claim)) return true
-    await this.release(session.id, claim.epoch)
-    return false
+  /** Takes sessions of which there are copies. Resolves with those of which that is not what the store has. */
+  async takeBack(sessions: readonly SessionTask[]): Promise<SessionTask[]> {
+    const lost: SessionTask[] = []
+    await Promise.all(
+      sessions.map(async (session) => {
+        try {
+          const claim = await this.claim(session.id)
+          if (this.renew(session, claim)) return
+          await this.release(session.id, claim.epoch)
+        } catch (error) {
+          if (!(error instanceof ElsewhereError || error instanceof SessionNotFoundError)) throw error
+        }
+        lost.push(session)
+      }),
+    )
+    return lost
   }
 
   /** Gives back what was claimed and is not held. */

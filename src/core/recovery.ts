@@ -9,16 +9,21 @@ import { addUsage, NO_USAGE, type Usage } from './usage.ts'
 
 /**
  * Ends the turns that ran when their process did, each with `TURN_LOST`: what they had said stays in the transcript, and
- * what they had taken from the inbox ends with them. Turns that were in line are so again.
+ * what they had taken from the inbox ends with them. Turns that were in line are so again. Resolves with those that it ended.
  */
 export async function recover(
   session: SessionTask,
   eventsAfter: (seq: number) => Promise<AgentEvent[]>,
-): Promise<void> {
+): Promise<TurnRecord[]> {
+  const lost: TurnRecord[] = []
   for (const record of session.turns) {
     if (record.status === 'queued') session.queue.add(record, false)
-    else if (record.status === 'running') lose(session, record, await eventsAfter(record.firstSeq - 1))
+    else if (record.status === 'running') {
+      lose(session, record, await eventsAfter(record.firstSeq - 1))
+      lost.push(record)
+    }
   }
+  return lost
 }
 
 function lose(session: SessionTask, record: TurnRecord, events: readonly AgentEvent[]): void {

@@ -1,6 +1,7 @@
 import type { Changes } from './changes.ts'
 import type { DurableStore } from './durable-store.ts'
 import { CapacityReachedError, SessionNotFoundError, StoreUnavailableError } from './errors.ts'
+import type { EventLog } from './event-log.ts'
 import type { Followers } from './followers.ts'
 import type { IdempotencyKeys } from './idempotency.ts'
 import { Interaction } from './interaction.ts'
@@ -256,7 +257,7 @@ export class Residents {
       )
     }
     if (row.isActive) {
-      await recover(session, (after) => this.#logs.events(id, log, after))
+      await this.#recover(session, log)
       void this.#resume(session)
     }
     if (row.isArchived) {
@@ -264,6 +265,19 @@ export class Residents {
       session.shutdown(true)
     }
     return session
+  }
+
+  /** Ends turns that were lost. Where that fails nothing of the session is here. */
+  async #recover(session: SessionTask, log: EventLog): Promise<void> {
+    try {
+      const lost = await recover(session, (after) => this.#logs.events(session.id, log, after))
+      this.#journal.whenSettled(session.id, () => {
+        for (const record of lost) this.#observer.turnEnded?.(record, record.durationMs)
+      })
+    } catch (error) {
+      await this.lose(session)
+      throw error
+    }
   }
 
   /** The store is told that nothing goes on in the session, where that is all there is to tell. */
