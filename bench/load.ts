@@ -138,11 +138,15 @@ const commands = {
   async readers({ count }: { count: number }): Promise<void> {
     const session = clients[0]?.session
     if (session === undefined) throw new Error('No client')
-    readers = await times(count, async (connection) => {
-      const reader = new Reader(target, session, connection)
-      await reader.open()
-      return reader
-    })
+    readers = await times(
+      count,
+      async (connection) => {
+        const reader = new Reader(target, session, connection)
+        await reader.open()
+        return reader
+      },
+      target.readersPort,
+    )
   },
 
   /** The first client runs turns, all readers read them. Over when every reader has every event. */
@@ -297,13 +301,17 @@ function perEvent(arrivals: number[], from: number, to: number): number {
 }
 
 /** Runs `task` so many times, a few at a time, with a connection each. */
-async function times<T>(count: number, task: (connection: Connection, index: number, of: number) => Promise<T>) {
+async function times<T>(
+  count: number,
+  task: (connection: Connection, index: number, of: number) => Promise<T>,
+  port = target.port,
+) {
   const results: T[] = []
   let next = 0
   const lane = async () => {
     while (next < count) {
       const index = next++
-      results[index] = await task(new Connection(target.port), index, count)
+      results[index] = await task(new Connection(port), index, count)
     }
   }
   await Promise.all(Array.from({ length: Math.min(FILL_CONCURRENCY, count) }, lane))

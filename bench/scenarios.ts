@@ -94,8 +94,9 @@ const WITH_AUTH: Contestant = {
   token: 'bench-key',
 }
 
-/** A file of its own for each server. */
 const WITH_SQLITE: Contestant = { name: 'suricate-sqlite', kind: 'suricate', env: { STORE_URL: 'sqlite:' } }
+const WITH_POSTGRES: Contestant = { name: 'suricate-postgres', kind: 'suricate', env: { STORE_URL: 'postgres:' } }
+const FOLLOWER: Contestant = { ...WITH_POSTGRES, name: 'suricate-follower', hasWriter: true }
 
 const FAN_READERS = 200
 const WATCHERS = 1_000
@@ -185,6 +186,11 @@ export function scenarios(scale: Scale): Scenario[] {
     growingSession(scale),
     growingTurn(scale),
     stored('SQLITE', WITH_SQLITE, 0.5, scale),
+    stored('POSTGRES', WITH_POSTGRES, 0.3, scale),
+    storedPaced(scale),
+    manyStored('SQLITE100K', WITH_SQLITE, scale),
+    manyStored('POSTGRES100K', WITH_POSTGRES, scale),
+    following(scale),
     feature('LOG', WITH_LOG, 'CPU a turn of 20, a log line for each request', scale),
     feature('AUTH', WITH_AUTH, 'CPU a turn of 20, with API keys', scale),
   ]
@@ -527,6 +533,95 @@ function stored(name: string, contestant: Contestant, goal: number, scale: Scale
       row('CPU an event', 'µs', 'cpuPerEvent', []),
       row('first event p50', 'ms', 'firstP50', []),
     ],
+  }
+}
+
+/** Streams at a fast model's pace, over a store that commits before anybody is told. */
+function storedPaced(scale: Scale): Scenario {
+  const streams = 200
+  const everyMs = 10
+  const { name } = WITH_POSTGRES
+  const row = (label: string, metric: string, goal: Limit[]): Row => ({
+    label,
+    unit: metric === 'share' ? '' : 'ms',
+    subject: { contestant: name, metric },
+    floor: [],
+    goal,
+  })
+  return {
+    name: 'POSTGRES200',
+    contestants: [WITH_POSTGRES],
+    measure: async (stage, server) => {
+      await stage.load.ask('clients', { count: streams })
+      const run = (ms: number) => {
+        const prompt = `paced ${ms / everyMs} ${everyMs}`
+        return stage.load.ask<TurnsResult>('turns', { prompt, ms, maxTurns: streams, staggerMs: 1 })
+      }
+      await run(1_000)
+      const { cpuUs, value } = await server.cpuDuring(() => run(scale.pacedMs))
+      const { delayP50, delayP99, elapsedMs, loadShare } = value
+      return { delayP50, delayP99, share: cpuUs / 1_000 / elapsedMs, loadShare }
+    },
+    rows: [
+      row(`delay p50, ${streams} turns of ${1_000 / everyMs} events a second`, 'delayP50', [atMost(30)]),
+      row(`delay p99, ${streams} turns of ${1_000 / everyMs} events a second`, 'delayP99', [atMost(120)]),
+      row('share of a core', 'share', []),
+    ],
+  }
+}
+
+/** What requests cost beside what is stored. */
+function manyStored(name: string, contestant: Contestant, scale: Scale): Scenario {
+  const kinds: RequestKind[] = ['read', 'list', 'start']
+  const count = 100_000
+  return {
+    name,
+    contestants: [contestant],
+    measure: async (stage, server) => {
+      const metrics: Metrics = {}
+      await stage.load.ask('fill', { count: 100 })
+      const ask = async (label: string) => {
+        for (const kind of kinds) {
+          const job = { kind, count: scale.requests, ms: 5_000 }
+          const { p50 } = await stage.load.ask<{ p50: number }>('requests', job)
+          metrics[`${kind}${label}`] = p50
+        }
+      }
+      await ask('')
+      await ask('Few')
+      await stage.databases.fill(server.storeUrl as string, count)
+      await ask('Many')
+      return metrics
+    },
+    rows: kinds.map((kind) => ({
+      label: `${kind} p50, ${count} sessions stored over 100`,
+      unit: 'ms',
+      subject: { contestant: contestant.name, metric: `${kind}Many` },
+      base: { contestant: contestant.name, metric: `${kind}Few` },
+      floor: [],
+      goal: [ratioAtMost(1.2)],
+    })),
+  }
+}
+
+/** Readers at a server that runs nothing, of a turn that another one runs. */
+function following(scale: Scale): Scenario {
+  const prompt = `paced ${scale.pacedMs / 50} 50`
+  const row = (label: string, unit: string, metric: string): Row => ({
+    label,
+    unit,
+    subject: { contestant: FOLLOWER.name, metric },
+    base: { contestant: WITH_POSTGRES.name, metric },
+    floor: [],
+    goal: [],
+  })
+  return {
+    ...fan('FOLLOW1000', WATCHERS, prompt, { ...scale, fanTurns: 1 }, [
+      row('delay p50, 20 events a second, 1,000 readers elsewhere', 'ms', 'delayP50'),
+      row('delay p99, 20 events a second, 1,000 readers elsewhere', 'ms', 'delayP99'),
+      row('share of a core', '', 'share'),
+    ]),
+    contestants: [WITH_POSTGRES, FOLLOWER],
   }
 }
 

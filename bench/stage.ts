@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath, pathToFileURL } from 'node:url'
 import type { Answer, Memory } from './control.ts'
+import { Databases } from './databases.ts'
 import type { Plant } from './load/plant.ts'
 import type { LoadCommand } from './load.ts'
 
@@ -16,8 +17,10 @@ const benchFolder = fileURLToPath(new URL('.', import.meta.url))
 export interface Contestant {
   name: string
   kind: 'raw' | 'suricate'
-  /** Settings of a Suricate server, by environment variable. */
+  /** Settings of a Suricate server, by environment variable. `sqlite:` and `postgres:` get a store of their own. */
   env?: Record<string, string>
+  /** Turns run at another server over the same store; the one that is measured has the readers. */
+  hasWriter?: boolean
   token?: string
 }
 
@@ -50,6 +53,7 @@ export const canPin = (() => {
  */
 export class Stage {
   readonly load: Child
+  readonly databases = new Databases()
   readonly #options: StageOptions
   readonly #folder: string
 
@@ -69,32 +73,46 @@ export class Stage {
     const { dist, base, plant, profiles } = this.#options
     const kind = base === undefined ? contestant.kind : 'suricate'
     const build = contestant.kind === 'raw' && base !== undefined ? base : dist
-    const args = kind === 'raw' ? [] : [appUrl(build), JSON.stringify(contestant.env ?? {})]
-    const child = new Child(join(this.#folder, 'servers', `${kind}.js`), {
-      core: SERVER_CORE,
-      node: ['--expose-gc'],
-      args,
-    })
+    const { env = {}, token, hasWriter = false } = contestant
+    const storeUrl = env.STORE_URL === undefined ? undefined : await this.databases.place(env.STORE_URL)
+    const settings = storeUrl === undefined ? env : { ...env, STORE_URL: storeUrl }
+    const args = kind === 'raw' ? [] : [appUrl(build), JSON.stringify(settings)]
+    const script = join(this.#folder, 'servers', `${kind}.js`)
+    const child = new Child(script, { core: SERVER_CORE, node: ['--expose-gc'], args })
     const port = await child.port()
-    const { token } = contestant
-    await this.load.ask('target', { target: { kind, port, token, plant } })
+    const writer = hasWriter ? new Child(script, { core: LOAD_CORE, args }) : undefined
+    const target = { kind, port: (await writer?.port()) ?? port, readersPort: port, token, plant }
+    await this.load.ask('target', { target })
     const profile = profiles === undefined ? undefined : join(profiles, `${contestant.name}-${Date.now()}.cpuprofile`)
-    return new Server(child, profile)
+    return new Server(child, { profile, writer, storeUrl })
   }
 
   async close(): Promise<void> {
     await this.load.kill()
+    await this.databases.remove()
     rmSync(this.#folder, { recursive: true, force: true })
   }
 }
 
 export class Server {
+  /** Where it keeps its sessions, if that outlives it. */
+  readonly storeUrl: string | undefined
   readonly #child: Child
+  readonly #writer: Child | undefined
   readonly #profile: string | undefined
 
-  constructor(child: Child, profile: string | undefined) {
+  constructor(
+    child: Child,
+    {
+      profile,
+      writer,
+      storeUrl,
+    }: Partial<Record<'profile' | 'storeUrl', string | undefined>> & { writer?: Child | undefined },
+  ) {
     this.#child = child
+    this.#writer = writer
     this.#profile = profile
+    this.storeUrl = storeUrl
   }
 
   memory(): Promise<Memory> {
@@ -117,12 +135,16 @@ export class Server {
   }
 
   async stop(): Promise<void> {
-    await this.#child.ask('stop')
-    await this.#child.ended()
+    for (const child of this.#children) await child.ask('stop')
+    for (const child of this.#children) await child.ended()
   }
 
-  kill(): Promise<void> {
-    return this.#child.kill()
+  async kill(): Promise<void> {
+    for (const child of this.#children) await child.kill()
+  }
+
+  get #children(): Child[] {
+    return this.#writer === undefined ? [this.#child] : [this.#child, this.#writer]
   }
 }
 

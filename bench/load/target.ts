@@ -6,6 +6,8 @@ import { StreamCheck, StreamFault } from './stream-check.ts'
 export interface Target {
   kind: 'raw' | 'suricate'
   port: number
+  /** Where readers go. */
+  readersPort?: number
   /** Sent as a bearer token. */
   token?: string
   plant?: Plant

@@ -1,8 +1,5 @@
 /** Suricate as it is built, with the bench agent beside its own, its limits raised, and its log off unless asked for. */
-import { mkdtempSync } from 'node:fs'
 import type { AddressInfo } from 'node:net'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
 import type { buildApp } from '../../src/app.ts'
 import type { loadConfig } from '../../src/config.ts'
 import type { createLogger } from '../../src/logger.ts'
@@ -15,8 +12,6 @@ const config: { loadConfig: typeof loadConfig } = await import(`${dist}/config.j
 const logger: { createLogger: typeof createLogger } = await import(`${dist}/logger.js`)
 
 const given = JSON.parse(settings) as Record<string, string>
-if (given.STORE_URL === 'sqlite:') given.STORE_URL += join(mkdtempSync(join(tmpdir(), 'suricate-bench-')), 'bench.db')
-
 const settled = config.loadConfig({
   env: {
     LOG_LEVEL: 'silent',
