@@ -123,6 +123,15 @@ export const migrations: readonly { readonly name: string; readonly sql: string 
       alter table session add column owner uuid, add column epoch bigint not null default 0, add column maker uuid;
       create index session_owner on session (owner) where owner is not null;
 
+      -- For each row that is archived, and not for each statement that might have done so.
+      drop trigger session_changed on session;
+      create or replace function session_changed() returns trigger language plpgsql as $$ begin
+        update session_count set listed = listed + case when new.archived_at is null then 1 else -1 end;
+        return null;
+      end $$;
+      create trigger session_changed after update on session for each row
+        when ((old.archived_at is null) <> (new.archived_at is null)) execute function session_changed();
+
       create table node (
         id uuid primary key,
         lease_until timestamptz not null
