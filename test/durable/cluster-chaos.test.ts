@@ -71,6 +71,10 @@ class Faults {
       await pass(0, 500)
       await node.restart()
     },
+    'is restarted, as for an upgrade': async (node) => {
+      expect(await node.drain()).toBe(0)
+      await node.restart()
+    },
     'is not told what became of what it asked for': async ({ path }) => {
       path.loseAnswers(between(random, 1, 4))
       await until('answers are lost', () => path.answersToLose === 0)
@@ -146,7 +150,7 @@ function outline(log: readonly Frame[]): string {
   return marks.map(({ id, event, json }) => `${id} ${event.slice(4)} ${json.turn}`).join(', ')
 }
 
-const counts = { long: scale(3, 60), short: scale(6, 160) }
+const counts = { long: scale(3, 60), short: scale(7, 160) }
 
 test(`nothing that anybody was told is lost while three nodes suffer ${counts.long + counts.short} faults (seed ${SEED})`, {
   timeout: 120_000 + counts.long * 20_000,
