@@ -19,7 +19,7 @@ export default defineConfig({
           env: { TEST_STORE: 'sqlite' },
           include: [
             'test/routes/{approvals,busy,closing,comms,host-mode,idempotency,interactions,interrupt,prefer,resume}.test.ts',
-            'test/routes/{sessions,storm,streams,transcripts,turns}.test.ts',
+            'test/routes/{sessions,storm,streams,transcripts,turns,usage}.test.ts',
           ],
         },
       },

@@ -4,7 +4,8 @@ import type { InteractionState } from './interaction.ts'
 import type { Chunk } from './memory-event-log.ts'
 import type { Page, RunResult, SessionQuery, TurnStatus } from './session-service.ts'
 import type { Message, SessionMetadata } from './transcript.ts'
-import type { Usage } from './usage.ts'
+import type { Spent, Usage, UsageKeys } from './usage.ts'
+import type { MinuteRange, SpentTurn, UsageCounts } from './usage-counts.ts'
 
 /**
  * Where sessions outlive the process: what the author of a durable store implements. It keeps rows and decides nothing;
@@ -41,8 +42,10 @@ export interface DurableStore {
   key(entryKey: string): Promise<KeyRow | undefined>
   /** Sessions that were running when the process that ran them ended, or that no server has which is there. */
   orphans(): Promise<SessionRow[]>
+  /** What turns came to that ended in these minutes, whatever became of their sessions. */
+  usage(range: MinuteRange): Promise<UsageCounts>
   /** Forgets what nobody can ask for any more, a slice at a time. Resolves with whether there is more. */
-  sweep(before: { archived: number; keys: number }): Promise<boolean>
+  sweep(before: SweepLimits): Promise<boolean>
   close(): Promise<void>
 }
 
@@ -81,8 +84,20 @@ export interface TurnRow {
   readonly lastSeq: number
   readonly messageEnd: number
   readonly runs: number
+  /** What these runs spent; missing in rows that an older version has written. */
+  readonly spent?: Spent | undefined
   readonly result: RunResult | undefined
   readonly error: { code: SessionErrorCode; message: string; data: ErrorData } | undefined
+}
+
+/**
+ * What a turn came to that is over. It is counted once for its session, turn and end, also when its commit is repeated, and
+ * outlasts its session.
+ */
+export interface SpentRow extends SpentTurn {
+  readonly turn: number
+  /** The same where their JSON text is. */
+  readonly keys: UsageKeys
 }
 
 /** Something that came into a session's inbox. */
@@ -113,9 +128,22 @@ export interface SessionWrite {
   readonly row: SessionRow
   /** New ones, and what they are now. */
   readonly turns: readonly TurnRow[]
+  /** Turns that are over now and were not before. */
+  readonly spent: readonly SpentRow[]
   /** What follows the messages that are there, of which there are `from`. */
   readonly messages: { readonly from: number; readonly added: readonly Message[] }
   readonly chunks: readonly Chunk[]
   readonly interactions: readonly InteractionRow[]
   readonly keys: readonly KeyRow[]
+}
+
+export interface SweepLimits {
+  /** Sessions that were archived before are forgotten. */
+  readonly archived: number
+  /** So are idempotency keys that are older. */
+  readonly keys: number
+  /** Of turns that were committed before, only sums are kept: they would be counted anew if they were committed again. */
+  readonly spent: number
+  /** What turns came to that ended on days before this one is forgotten. */
+  readonly usage: number
 }

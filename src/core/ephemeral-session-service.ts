@@ -26,7 +26,7 @@ import { SessionFactory } from './session-factory.ts'
 import type { SessionHost } from './session-host.ts'
 import { SessionRegistry } from './session-registry.ts'
 import { assertCursor, assertHostable, assertName } from './session-requests.ts'
-import { rowOf } from './session-rows.ts'
+import { rowOf, spentTurnOf } from './session-rows.ts'
 import type {
   CreateSessionRequest,
   InjectOptions,
@@ -84,12 +84,10 @@ export class EphemeralSessionService implements SessionService {
       buildAgent: (session) => agents.rebuild(session),
       commsOf: options.commsOf ?? ((session) => this.#commsOf(session)),
       changed: (session, interaction) => options.journal?.changed(session, interaction),
-      settled: (session, then) => {
-        if (options.journal === undefined) then()
-        else options.journal.whenSettled(session.id, then)
-      },
-      turnEnded: (session, { record, spent }) => {
-        this.#ledger.add(session.metadata, spent)
+      settled: ({ id }, then) => (options.journal === undefined ? then() : options.journal.whenSettled(id, then)),
+      turnEnded: (session, record) => {
+        // A store that outlives the process counts by itself.
+        if (options.journal === undefined) this.#ledger.add(session.metadata, spentTurnOf(record))
         options.observer?.turnEnded?.(record, record.durationMs)
       },
       turnsEnded: () => this.#changes.announce(),

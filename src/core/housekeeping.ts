@@ -4,6 +4,9 @@ import type { Residents } from './residents.ts'
 /** Archived sessions can be read for so long. */
 const ARCHIVED_MS = 10 * 60_000
 const KEYS_MS = 24 * 3_600_000
+/** A commit is not repeated so late. */
+const SPENT_MS = 3_600_000
+const USAGE_MS = 400 * 24 * 3_600_000
 const EVERY_MS = 60_000
 /** Between two slices, so that a sweep is not noticed. */
 const PAUSE_MS = 100
@@ -28,7 +31,13 @@ export function keepHouse({ residents, store, idleEvictMs, fault }: Housekeeping
     let more = false
     try {
       await residents.evictIdle(performance.now() - idleEvictMs)
-      more = await store.sweep({ archived: Date.now() - ARCHIVED_MS, keys: Date.now() - KEYS_MS })
+      const now = Date.now()
+      more = await store.sweep({
+        archived: now - ARCHIVED_MS,
+        keys: now - KEYS_MS,
+        spent: now - SPENT_MS,
+        usage: now - USAGE_MS,
+      })
     } catch (error) {
       fault(error)
     }

@@ -1,11 +1,11 @@
-import type { DurableStore, InteractionRow, KeyRow, SessionWrite } from './durable-store.ts'
+import type { DurableStore } from './durable-store.ts'
 import { StoreUnavailableError } from './errors.ts'
 import type { Retention } from './event-log.ts'
 import type { Interaction } from './interaction.ts'
-import { type Chunk, MemoryEventLog } from './memory-event-log.ts'
+import { MemoryEventLog } from './memory-event-log.ts'
 import type { Ownership } from './ownership.ts'
-import { rowOf, turnRowOf } from './session-rows.ts'
 import type { SessionTask } from './session-task.ts'
+import { bytesOf, type Kept, keptOf, NOTHING_KEPT, type Pending, prepend, writeOf } from './session-writes.ts'
 import { Settling } from './settling.ts'
 import type { TurnRecord } from './turn-record.ts'
 
@@ -19,23 +19,6 @@ const PATIENCE_MS = 5_000
 const FORGET_EVERY = 1_000
 /** So much may wait for a store that is away before the sessions that talk are stopped. */
 const MAX_WAITING_BYTES = 64 * 1024 * 1024
-
-/** What of one session waits for a commit. */
-interface Pending {
-  isNew: boolean
-  chunks: Chunk[]
-  /** Make the chunks visible. */
-  shows: (() => void)[]
-  interactions: Set<Interaction>
-  keys: KeyRow[]
-}
-
-/** How much of a session is kept already. */
-interface Kept {
-  messages: number
-  /** Turns before this one are over and kept. */
-  turns: number
-}
 
 /**
  * Carries what happens in sessions into a durable store: one commit for all of them, at once after a pause and then as
@@ -126,7 +109,7 @@ export class Journal {
   /** A session that was not there before. */
   created(session: SessionTask): void {
     this.#sessions.set(session.id, session)
-    this.#kept.set(session, { messages: 0, turns: 0 })
+    this.#kept.set(session, NOTHING_KEPT)
     this.#ownership.hold(session)
     this.#pendingOf(session.id).isNew = true
     this.#schedule()
@@ -152,9 +135,9 @@ export class Journal {
   }
 
   /** A session as the store has it. */
-  restored(session: SessionTask, turns: number): void {
+  restored(session: SessionTask): void {
     this.#sessions.set(session.id, session)
-    this.#kept.set(session, { messages: session.messages.length, turns })
+    this.#kept.set(session, keptOf(session))
   }
 
   /** Something of the session is not what the store has. */
@@ -294,9 +277,13 @@ export class Journal {
     if (batch.size === 0) return
     this.#inFlight = batch
     this.#settling.begun(batch)
-    const kept = new Map<SessionTask, Kept>()
     const sessions = new Map([...batch.keys()].map((id) => [id, this.#sessions.get(id) as SessionTask]))
-    const writes = [...batch].map(([id, pending]) => this.#writeOf(sessions.get(id) as SessionTask, pending, kept))
+    const kept = new Map([...sessions.values()].map((session) => [session, keptOf(session)]))
+    const writes = [...batch].map(([id, pending]) => {
+      const session = sessions.get(id) as SessionTask
+      const given = { epoch: this.#ownership.epochOf(session), retain: this.#retention }
+      return writeOf(session, pending, this.#kept.get(session) ?? NOTHING_KEPT, given)
+    })
     // From here on, since the answer may be late.
     for (const { row } of writes) if (!row.isActive) this.#ownership.giveUp(row.id)
     let refused: readonly string[]
@@ -350,48 +337,14 @@ export class Journal {
     if (this.#away.signal.aborted) this.#away = new AbortController()
   }
 
-  #writeOf(session: SessionTask, pending: Pending, kept: Map<SessionTask, Kept>): SessionWrite {
-    const { isNew, chunks, interactions, keys } = pending
-    const { messages: from, turns: known } = this.#kept.get(session) ?? { messages: 0, turns: 0 }
-    const added = session.messages.slice(from)
-    const open = session.turns.slice(known)
-    const firstOpen = open.findIndex(({ isOver }) => !isOver)
-    kept.set(session, {
-      messages: session.messages.length,
-      turns: firstOpen === -1 ? session.turns.length : known + firstOpen,
-    })
-    return {
-      isNew,
-      epoch: this.#ownership.epochOf(session),
-      retain: this.#retention,
-      row: rowOf(session),
-      turns: open.map(turnRowOf),
-      messages: { from, added },
-      chunks,
-      interactions: [...interactions].map((one): InteractionRow => ({ id: one.id, state: one.toState() })),
-      keys,
-    }
-  }
-
   /** What could not be written goes before what has come since. */
   #putBack(batch: ReadonlyMap<string, Pending>): void {
     const since = this.#pending
     this.#pending = new Map(batch)
     for (const [id, later] of since) {
       const earlier = this.#pending.get(id)
-      if (earlier === undefined) {
-        this.#pending.set(id, later)
-        continue
-      }
-      earlier.isNew ||= later.isNew
-      earlier.chunks.push(...later.chunks)
-      earlier.shows.push(...later.shows)
-      earlier.keys.push(...later.keys)
-      for (const interaction of later.interactions) earlier.interactions.add(interaction)
+      if (earlier === undefined) this.#pending.set(id, later)
+      else prepend(earlier, later)
     }
   }
-}
-
-function bytesOf(pending: Pending | undefined): number {
-  return pending?.chunks.reduce((sum, { bytes }) => sum + bytes.length, 0) ?? 0
 }

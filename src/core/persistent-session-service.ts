@@ -327,8 +327,8 @@ export class PersistentSessionService implements SessionService {
     }
   }
 
-  usage(query: UsageQuery): UsageReport {
-    return this.#engine.usage(query)
+  usage(query: UsageQuery): Promise<UsageReport> {
+    return this.#sessions.usage(query)
   }
 
   close(options: { drainMs?: number } = {}): Promise<void> {

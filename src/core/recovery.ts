@@ -5,7 +5,7 @@ import type { SessionTask } from './session-task.ts'
 import type { Message } from './transcript.ts'
 import type { TurnRecord } from './turn-record.ts'
 import { ModelCall } from './turn-transcript.ts'
-import { addUsage, NO_USAGE, type Usage } from './usage.ts'
+import { addSpent, addUsage, NO_USAGE, type Spent } from './usage.ts'
 
 /**
  * Ends the turns that ran when their process did, each with `TURN_LOST`: what they had said stays in the transcript, and
@@ -29,8 +29,10 @@ export async function recover(
 function lose(session: SessionTask, record: TurnRecord, events: readonly AgentEvent[]): void {
   const { prompt, said } = lostRun(session, record, events)
   if (prompt !== undefined) {
-    const { messages, usage, toolCalls } = fold(said)
+    const { messages, ...spent } = fold(said)
+    const { usage, toolCalls } = spent
     session.commit({ messages: [{ role: 'user', content: prompt }, ...messages], usage, toolCalls, ranMs: 0 })
+    record.spent = addSpent(record.spent, spent)
   }
   record.status = 'failed'
   record.error = new TurnLostError(session.id, record.turn)
@@ -54,15 +56,18 @@ function lostRun(session: SessionTask, record: TurnRecord, events: readonly Agen
   return { prompt: joined(session.lostInteractions), said: since.slice(begin) }
 }
 
-/** What the transcript would have kept, had the turn been interrupted. */
-function fold(events: readonly AgentEvent[]): { messages: Message[]; usage: Usage; toolCalls: number } {
+/** What the transcript would have kept, had the turn been interrupted, and what was spent. */
+function fold(events: readonly AgentEvent[]): Spent & { messages: Message[] } {
   const messages: Message[] = []
   let usage = NO_USAGE
+  let modelCalls = 0
   let toolCalls = 0
   let call: ModelCall | undefined
   for (const event of events) {
-    if (event.type === 'turn_started') call = new ModelCall()
-    else if (event.type === 'retrying') call = new ModelCall()
+    if (event.type === 'turn_started') {
+      modelCalls++
+      call = new ModelCall()
+    } else if (event.type === 'retrying') call = new ModelCall()
     else if (event.type === 'turn_completed') {
       if (call !== undefined) messages.push(...call.messages(event.stop_reason))
       usage = addUsage(usage, event.usage)
@@ -73,5 +78,5 @@ function fold(events: readonly AgentEvent[]): { messages: Message[]; usage: Usag
     }
   }
   if (call !== undefined) messages.push(...call.messages('cancelled'))
-  return { messages, usage, toolCalls }
+  return { messages, usage, modelCalls, toolCalls }
 }

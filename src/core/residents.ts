@@ -243,8 +243,7 @@ export class Residents {
     const init = { id, createdAt, updatedAt, metadata, messages, usage, turns: records, ranMs, toolCalls }
     const log = await this.#followers.open(row)
     const session = this.#engine.factory.restore(init, log)
-    const firstOpen = records.findIndex((record) => !record.isOver)
-    this.#journal.restored(session, firstOpen === -1 ? records.length : firstOpen)
+    this.#journal.restored(session)
     this.#ownership.hold(session, epoch)
     if (interactions.length > 0) {
       session.inbox = session.openInbox()

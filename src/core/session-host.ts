@@ -4,7 +4,6 @@ import type { Interaction } from './interaction.ts'
 import type { ServiceObserver } from './session-service.ts'
 import type { SessionTask } from './session-task.ts'
 import type { Message, SessionMetadata } from './transcript.ts'
-import type { TurnInFlight } from './turn-in-flight.ts'
 import type { TurnRecord } from './turn-record.ts'
 import type { Usage } from './usage.ts'
 
@@ -44,7 +43,7 @@ export interface SessionHost {
   /** Calls `then` once all that has happened in the session is kept: at once where nothing outlives the process. */
   settled(session: SessionTask, then: () => void): void
   /** Called when a turn is over and says all there is to say. */
-  turnEnded(session: SessionTask, turn: TurnInFlight): void
+  turnEnded(session: SessionTask, record: TurnRecord): void
   /** Called when a turn is over and none follows it. */
   turnsEnded(session: SessionTask): void
   /** Called when the agent is disposed: the session's permit is free. */

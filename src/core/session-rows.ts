@@ -3,6 +3,8 @@ import { KeptError } from './errors.ts'
 import type { SessionTask } from './session-task.ts'
 import { lastAssistantText } from './transcript.ts'
 import { TurnRecord } from './turn-record.ts'
+import { NOTHING_SPENT } from './usage.ts'
+import type { SpentTurn } from './usage-counts.ts'
 
 /** A session as it is now. */
 export function rowOf(session: SessionTask): SessionRow {
@@ -26,7 +28,7 @@ export function rowOf(session: SessionTask): SessionRow {
 
 export function turnRowOf(record: TurnRecord): TurnRow {
   const { turn, status, prompt, skillReferences, isHost, createdAt, startedAt, endedAt, durationMs } = record
-  const { firstSeq, lastSeq, messageEnd, runs, result, error } = record
+  const { firstSeq, lastSeq, messageEnd, runs, spent, result, error } = record
   return {
     turn,
     status,
@@ -41,9 +43,15 @@ export function turnRowOf(record: TurnRecord): TurnRow {
     lastSeq,
     messageEnd,
     runs,
+    spent,
     result,
     error: error === undefined ? undefined : { code: error.code, message: error.message, data: error.data },
   }
+}
+
+/** What a turn that is over came to. */
+export function spentTurnOf({ endedAt = 0, durationMs, spent }: TurnRecord): SpentTurn {
+  return { endedAt, durationMs, ...spent }
 }
 
 export function recordOf(sessionId: string, row: TurnRow): TurnRecord {
@@ -67,6 +75,7 @@ export function refreshed(record: TurnRecord, row: TurnRow): TurnRecord {
   record.lastSeq = row.lastSeq
   record.messageEnd = row.messageEnd
   record.runs = row.runs
+  record.spent = row.spent ?? NOTHING_SPENT
   record.result = row.result
   record.error = error === undefined ? undefined : new KeptError(error.code, error.message, error.data)
   return record

@@ -283,7 +283,7 @@ export interface SessionService {
   /** Resolves once that session, or any, is registered; at once when it already is. */
   waitSessionRegistered(sessionId?: string, options?: { signal?: AbortSignal }): Promise<void>
   /** What turns cost that are over, whether or not their sessions are still there. */
-  usage(query: UsageQuery): UsageReport
+  usage(query: UsageQuery): Awaitable<UsageReport>
   readonly closing: boolean
   /** False while the store cannot be reached: nothing new is taken. */
   readonly available: boolean

@@ -343,7 +343,7 @@ export class SessionTask {
     this.#active = undefined
     this.#step('finalize')
     this.#next(permit)
-    this.#announceEnd(turn)
+    this.#announceEnd(record)
   }
 
   /** The next turn in line takes over the permit; an archived session cancels its line and ends. */
@@ -366,15 +366,15 @@ export class SessionTask {
     turn.open()
     record.status = 'interrupted'
     turn.conclude()
-    this.#announceEnd(turn)
+    this.#announceEnd(record)
   }
 
   /** Nobody is told of an end that could still be lost. */
-  #announceEnd(turn: TurnInFlight): void {
+  #announceEnd(record: TurnRecord): void {
     this.#host.changed(this)
     this.#host.settled(this, () => {
-      turn.record.announceEnd()
-      this.#host.turnEnded(this, turn)
+      record.announceEnd()
+      this.#host.turnEnded(this, record)
     })
   }
 

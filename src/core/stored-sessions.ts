@@ -7,6 +7,8 @@ import type { Page, SessionQuery, SessionSummary, SessionView, TurnView } from '
 import { exportOf, summaryOf, viewOf } from './session-views.ts'
 import type { ExportedSession, Message } from './transcript.ts'
 import type { TurnRecord } from './turn-record.ts'
+import type { UsageQuery, UsageReport } from './usage.ts'
+import { minutesOf, reportOf } from './usage-counts.ts'
 
 /** What a store has of its sessions, wherever they run: what has happened here is waited for. */
 export class StoredSessions {
@@ -88,6 +90,11 @@ export class StoredSessions {
   async export(sessionId: string): Promise<ExportedSession> {
     const row = await this.#withHistory(sessionId)
     return exportOf(row, await this.#store.messages(sessionId, { offset: 0, limit: row.messageCount }))
+  }
+
+  async usage(query: UsageQuery): Promise<UsageReport> {
+    await this.#journal.flush()
+    return reportOf(query, await this.#store.usage(minutesOf(query)))
   }
 
   async #withHistory(sessionId: string): Promise<SessionRow> {

@@ -8,8 +8,7 @@ import type { SessionTask } from './session-task.ts'
 import type { StopReason } from './transcript.ts'
 import type { TurnRecord } from './turn-record.ts'
 import { type RunEnd, type RunOptions, TurnRun } from './turn-run.ts'
-import { addUsage, NO_USAGE } from './usage.ts'
-import type { SpentTurn } from './usage-ledger.ts'
+import { addSpent } from './usage.ts'
 
 /**
  * A turn from `run_started` to its terminal event: one run of the agent or, in host mode, one after another, for what
@@ -30,11 +29,8 @@ export class TurnInFlight {
   #dismissals: Interaction[] = []
   #isWoken = false
   #isOver = false
-  /** What the last run came to, and what all of them spent. */
+  /** What the last run came to. */
   #last: RunResult | undefined
-  #usage = NO_USAGE
-  #modelCalls = 0
-  #toolCalls = 0
   #openedTick = 0
   #runTick = 0
 
@@ -44,12 +40,6 @@ export class TurnInFlight {
     this.permit = permit
     this.#onEnd = onEnd
     this.#run = this.#newRun(record.isHost ? {} : { injections: this.#injections() })
-  }
-
-  /** What its runs came to; all of it once the turn is concluded. */
-  get spent(): SpentTurn {
-    const { endedAt = Date.now(), durationMs } = this.record
-    return { endedAt, durationMs, usage: this.#usage, modelCalls: this.#modelCalls, toolCalls: this.#toolCalls }
   }
 
   /** The turn's first event. */
@@ -114,12 +104,13 @@ export class TurnInFlight {
     const isCompleted = record.status === 'completed'
     if (run !== undefined) this.#commit(run, isCompleted ? (run.outcome?.stop_reason ?? 'end_turn') : 'cancelled')
     if (record.error === undefined) {
+      const { usage, modelCalls, toolCalls } = record.spent
       record.result = {
         ...(this.#last as RunResult),
         ...(isCompleted ? {} : { stop_reason: 'cancelled' }),
-        turns: this.#modelCalls,
-        tool_calls: this.#toolCalls,
-        usage: this.#usage,
+        turns: modelCalls,
+        tool_calls: toolCalls,
+        usage,
         session_usage: this.#session.usage,
       }
     }
@@ -196,7 +187,7 @@ export class TurnInFlight {
   #host({ responses, prompted }: HostRun): void {
     const { agent, handle } = this.#agent as { agent: SessionAgent; handle: AgentSession }
     if (responses.length > 0) this.#session.messages.push({ role: 'user', content: joined(responses) })
-    const run = this.#newRun({ prompt: joined(prompted), callsBefore: this.#modelCalls })
+    const run = this.#newRun({ prompt: joined(prompted), callsBefore: this.record.spent.modelCalls })
     this.#run = run
     this.#runTick = performance.now()
     this.#take([...responses, ...prompted])
@@ -214,9 +205,7 @@ export class TurnInFlight {
       ranMs: Math.round(performance.now() - this.#runTick),
     })
     this.record.runs++
-    this.#usage = addUsage(this.#usage, run.usage)
-    this.#modelCalls += run.modelCalls
-    this.#toolCalls += run.toolCalls
+    this.record.spent = addSpent(this.record.spent, run)
     const { structured_output, schema_warnings, text } = run.outcome ?? {}
     this.#last = {
       session_id: session.id,

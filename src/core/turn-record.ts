@@ -3,6 +3,7 @@ import { encodeEvent } from './event-frame.ts'
 import type { TurnScope } from './event-stream.ts'
 import type { NewEvent } from './events.ts'
 import type { RunResult, TurnStatus, TurnView } from './session-service.ts'
+import { NOTHING_SPENT, type Spent } from './usage.ts'
 
 /** What a turn is asked for, whether its session is new or not. */
 export interface TurnRequest {
@@ -33,6 +34,8 @@ export class TurnRecord implements TurnView, TurnScope {
   messageEnd = 0
   /** Runs of the agent whose messages are committed: one at its end, or in host mode one after another. */
   runs = 0
+  /** What these runs spent. */
+  spent: Spent = NOTHING_SPENT
   #waiting: Set<() => void> | undefined
 
   constructor(sessionId: string, turn: number, request: TurnRequest, createdAt: number) {

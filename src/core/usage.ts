@@ -42,8 +42,32 @@ export function addUsage(a: Usage, b: Usage): Usage {
   return toUsage(sum)
 }
 
+/** What was spent on something. */
+export interface Spent {
+  readonly usage: Usage
+  readonly modelCalls: number
+  readonly toolCalls: number
+}
+
+export const NOTHING_SPENT: Spent = Object.freeze({ usage: NO_USAGE, modelCalls: 0, toolCalls: 0 })
+
+export function addSpent(a: Spent, b: Spent): Spent {
+  return {
+    usage: addUsage(a.usage, b.usage),
+    modelCalls: a.modelCalls + b.modelCalls,
+    toolCalls: a.toolCalls + b.toolCalls,
+  }
+}
+
 function sumIfAny(a: number | undefined, b: number | undefined): number | undefined {
   return a === undefined && b === undefined ? undefined : (a ?? 0) + (b ?? 0)
+}
+
+/** What turns are counted under: what their session was created with. */
+export interface UsageKeys {
+  readonly agent: string
+  readonly model?: string | undefined
+  readonly labels?: Readonly<Record<string, string>> | undefined
 }
 
 /** What usage is asked for. Times are milliseconds since the epoch; `from` is part of it, `to` is not. */
@@ -71,6 +95,6 @@ export interface UsageReport {
   from: number
   to: number
   groupBy: UsageQuery['groupBy']
-  /** False where turns were asked for that are no longer counted, or were before this process began. */
+  /** False where turns were asked for that are no longer counted, or were before counting began. */
   complete: boolean
 }

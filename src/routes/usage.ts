@@ -49,9 +49,10 @@ export const usageRoutes: FastifyPluginAsyncTypebox = async (app) => {
         tags: ['server'],
         summary: 'Tell what turns cost, by agent, model or label',
         description:
-          'Counts every turn that is over, by when it ended, also those of archived sessions. It is kept in minutes: ' +
-          '`from` is rounded down to one and `to` up. Kept in memory, since the server started; when there is too much of ' +
-          'it the oldest goes first, and `complete` is false where `from` asks for more than there is.',
+          'Counts every turn that is over, by when it ended, also those of sessions that are gone. It is kept in minutes: ' +
+          '`from` is rounded down to one and `to` up. In a durable store these are the turns of all servers, for 400 days; ' +
+          'in memory those since the server started, and when there is too much of it the oldest goes first. `complete` ' +
+          'is false where `from` asks for more than there is.',
         querystring: Type.Object(
           {
             group_by: Type.Unsafe<UsageQuery['groupBy']>({ type: 'string', ...groupBy, default: 'agent' }),
@@ -68,7 +69,7 @@ export const usageRoutes: FastifyPluginAsyncTypebox = async (app) => {
       const to = toMs('/to', query.to)
       if (from !== undefined && to !== undefined && to <= from)
         throw new InvalidParamsError('/to', 'must be after from')
-      const report = app.sessions.usage({ groupBy: query.group_by, from, to })
+      const report = await app.sessions.usage({ groupBy: query.group_by, from, to })
       return {
         groups: report.groups,
         from: new Date(report.from).toISOString(),

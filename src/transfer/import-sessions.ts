@@ -153,6 +153,8 @@ class ExportReader {
         retain: { events: Number.MAX_SAFE_INTEGER, bytes: Number.MAX_SAFE_INTEGER },
         row,
         turns,
+        // It was not spent here.
+        spent: [],
         messages: { from: 0, added: messages },
         chunks: chunks.sort((a, b) => a.first - b.first),
         interactions,

@@ -4,17 +4,22 @@ import type { DurableStore, InteractionRow, SessionRow, TurnRow } from '../../sr
 import type { Chunk } from '../../src/core/memory-event-log.ts'
 import type { Message } from '../../src/core/transcript.ts'
 import { openDurableStore } from '../../src/stores/index.ts'
-import { sessionRow, sessionWrite } from '../helpers/rows.ts'
+import { SWEEP_NOTHING, sessionRow, sessionWrite } from '../helpers/rows.ts'
+import { durableUsageConformance } from './durable-usage.ts'
 
 export interface DurablePlace {
   /** The URL of a store that nobody has used. */
   newUrl(): Promise<string>
-  /** Does what a newer version would have done. */
-  makeNewer(url: string): Promise<void>
+  /** What an administrator does in a store that nobody has open. */
+  run(url: string, sql: string): Promise<void>
 }
 
 const NASTY = 'é 😀 "quoted" \\ \n \u2028 \u0000 \ud800 {a,b} \\x00 \u001f'
 const EVERYTHING = { after: 0, before: Number.MAX_SAFE_INTEGER, maxBytes: 1_000_000 }
+/** Of the version before it. */
+const UNDO_USAGE = `
+  drop table spent_turn; drop table usage_keys; drop table usage_sum; drop table usage_state;
+  delete from migration where name = '2026-11-29-usage'`
 const ALL = { limit: 10_000, offset: 0 }
 
 function turnRow(turn: number, given: Partial<TurnRow> = {}): TurnRow {
@@ -82,6 +87,10 @@ async function open(url: string): Promise<DurableStore> {
   return store
 }
 
+async function openedAgain(url: string): Promise<{ store: DurableStore; reopen: () => Promise<DurableStore> }> {
+  return { store: await open(url), reopen: () => open(url) }
+}
+
 /** All that a store says of a session. */
 async function everything(store: DurableStore, id: string) {
   return plain({
@@ -95,7 +104,7 @@ async function everything(store: DurableStore, id: string) {
 }
 
 /** What any durable store has to do, whatever it keeps its rows in. */
-export function durableStoreConformance(name: string, { newUrl, makeNewer }: DurablePlace): void {
+export function durableStoreConformance(name: string, { newUrl, run }: DurablePlace): void {
   const opened = async () => open(await newUrl())
 
   describe(`a ${name} store`, () => {
@@ -110,7 +119,9 @@ export function durableStoreConformance(name: string, { newUrl, makeNewer }: Dur
       expect(await store.named('x')).toBeUndefined()
       expect(await store.key('x')).toBeUndefined()
       expect([...(await store.allNamed()), ...(await store.orphans())]).toEqual([])
-      expect(await store.sweep({ archived: Date.now(), keys: Date.now() })).toBe(false)
+      expect(await store.sweep({ archived: Date.now(), keys: Date.now(), spent: Date.now(), usage: Date.now() })).toBe(
+        false,
+      )
       await store.commit([])
     })
 
@@ -420,8 +431,8 @@ export function durableStoreConformance(name: string, { newUrl, makeNewer }: Dur
       await store.commit(all.map((row) => sessionWrite({ ...row, lastSeq: 1 }, given)))
       const keys = Array.from({ length: 5 }, (_, i) => key(`k${i}`, live, i * 50))
       await store.commit([sessionWrite({ id: live }, { isNew: false, keys })])
-      expect(await store.sweep({ archived: 100, keys: 100 })).toBe(true)
-      expect(await store.sweep({ archived: 100, keys: 100 })).toBe(false)
+      expect(await store.sweep({ ...SWEEP_NOTHING, archived: 100, keys: 100 })).toBe(true)
+      expect(await store.sweep({ ...SWEEP_NOTHING, archived: 100, keys: 100 })).toBe(false)
       const left = await Promise.all(all.map(async ({ id }) => (await store.session(id)) !== undefined))
       expect(left.lastIndexOf(false)).toBe(117)
       expect(left.indexOf(true)).toBe(118)
@@ -476,7 +487,7 @@ export function durableStoreConformance(name: string, { newUrl, makeNewer }: Dur
     test('refuses what a newer version has made', async () => {
       const url = await newUrl()
       await (await open(url)).close()
-      await makeNewer(url)
+      await run(url, "insert into migration values ('9999-newer', '')")
       await expect(openDurableStore(url)).rejects.toThrow(/was made by a newer version of Suricate \(9999-newer\)/)
     })
 
@@ -506,4 +517,18 @@ export function durableStoreConformance(name: string, { newUrl, makeNewer }: Dur
       await expect(store.session('x')).rejects.toMatchObject({ code: 'STORE_UNAVAILABLE' })
     })
   })
+
+  const usedUrl = async () => {
+    const url = await newUrl()
+    const store = await open(url)
+    await store.commit([sessionWrite({ id: randomUUID() })])
+    await store.close()
+    await run(url, UNDO_USAGE)
+    return url
+  }
+  durableUsageConformance(
+    name,
+    async () => openedAgain(await newUrl()),
+    async () => openedAgain(await usedUrl()),
+  )
 }

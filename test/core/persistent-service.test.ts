@@ -3,11 +3,13 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { expect, onTestFinished, test } from 'vitest'
 import type { SessionAgentBuilder } from '../../src/core/agent.ts'
+import type { DurableStore } from '../../src/core/durable-store.ts'
 import type { AgentEvent } from '../../src/core/events.ts'
 import { PersistentSessionService } from '../../src/core/persistent-session-service.ts'
 import { SqliteStore } from '../../src/stores/sqlite/sqlite-store.ts'
 import { NOBODY } from '../helpers/contract.ts'
 import { until } from '../helpers/http.ts'
+import { door } from './support.ts'
 
 /** Does what its prompt says, and then waits for ever where that ends in "hang". */
 const talker: SessionAgentBuilder = {
@@ -37,7 +39,7 @@ async function openStore(): Promise<SqliteStore> {
   return store
 }
 
-function open(store: SqliteStore, more: { maxSessions?: number; maxActiveTurns?: number } = {}, agents = [talker]) {
+function open(store: DurableStore, more: { maxSessions?: number; maxActiveTurns?: number } = {}, agents = [talker]) {
   return PersistentSessionService.open({
     store,
     retention: { events: 1_000, bytes: 1_000_000 },
@@ -203,4 +205,136 @@ test('an agent that reports something before its session is made, and is never m
   await service.list({ offset: 0, limit: 1 })
   const { sessionId } = await service.createSession({ prompt: 'hello' })
   expect(await service.turnEnded(sessionId, 1)).toMatchObject({ status: 'completed' })
+})
+
+/** Calls a model and a tool, and then waits for ever where its prompt ends in "hang". */
+const spender: SessionAgentBuilder = {
+  name: 'spender',
+  buildAgent: () => ({
+    async *run({ prompt }, { signal }) {
+      const usage = { input_tokens: 10, output_tokens: 5, total_tokens: 15, cache_read_tokens: 1 }
+      yield { type: 'tool_call_requested', id: 'c', name: 't', args: {} }
+      yield { type: 'tool_execution_completed', id: 'c', name: 't', result: 'r', is_error: false, duration_ms: 0 }
+      yield { type: 'turn_completed', stop_reason: 'tool_use', usage }
+      yield { type: 'text_delta', delta: prompt }
+      if (prompt.endsWith('hang')) await new Promise((resolve) => signal.addEventListener('abort', resolve))
+      return {}
+    },
+  }),
+}
+const byAgent = { groupBy: 'agent' } as const
+const spendingOf = (turns: number, runs: number) => ({
+  key: 'spender',
+  turns,
+  tokens: { input_tokens: 10 * runs, output_tokens: 5 * runs, total_tokens: 15 * runs, cache_read_tokens: runs },
+  tool_calls: runs,
+  model_calls: 2 * runs,
+  duration_ms: expect.any(Number),
+})
+
+/** The store, and which turns it was told to count. */
+function watched(store: SqliteStore): { store: DurableStore; counted: number[] } {
+  const counted: number[] = []
+  const watching = new Proxy(store, {
+    get(target, name: keyof SqliteStore) {
+      const method = target[name] as unknown
+      if (typeof method !== 'function') return method
+      return (...args: unknown[]) => {
+        if (name === 'commit') {
+          for (const { spent } of args[0] as Parameters<DurableStore['commit']>[0]) {
+            counted.push(...spent.map(({ turn }) => turn))
+          }
+        }
+        return method.apply(target, args)
+      }
+    },
+  })
+  return { store: watching, counted }
+}
+
+test('what a turn had spent that is lost is counted, in host mode with all its runs', async () => {
+  const store = await openStore()
+  const first = await open(store, {}, [spender])
+  const host = await first.createSession({ initial_turn: 'deferred', agent: 'spender', comms_name: 'host' })
+  await first.startTurn(host.sessionId, { prompt: 'one', host_mode: true })
+  const said = (text: string) => async () =>
+    (await eventsOf(first, host.sessionId)).some((event) => event.type === 'text_delta' && event.delta.includes(text))
+  await until('the first run is over', said('one'))
+  await first.inject(host.sessionId, { body: 'hang' })
+  await until('the second waits', said('hang'))
+  expect((await first.usage(byAgent)).groups).toEqual([])
+
+  const second = await open(store, {}, [spender])
+  onTestFinished(() => second.close({ drainMs: 0 }))
+  expect(await second.turn(host.sessionId, 1)).toMatchObject({ status: 'failed', error: { code: 'TURN_LOST' } })
+  const { groups, complete } = await second.usage(byAgent)
+  expect([groups, complete]).toEqual([[spendingOf(1, 2)], true])
+  expect((await second.read(host.sessionId)).billing.usage).toEqual(groups[0]?.tokens)
+})
+
+test('a turn that came first in line is counted once, whatever becomes of those that it passed', async () => {
+  const { store, counted } = watched(await openStore())
+  const first = await open(store, {}, [spender])
+  const { sessionId } = await first.createSession({ prompt: 'hang', agent: 'spender' })
+  await first.startTurn(sessionId, { prompt: 'later hang', on_busy: 'enqueue' })
+  await first.startTurn(sessionId, { prompt: 'now', on_busy: 'interrupt' })
+  await until('the last one waits', async () => (await first.turn(sessionId, 2)).status === 'running')
+  await until('it has said so', async () => (await first.turn(sessionId, 3)).status === 'completed')
+  await first.inject(sessionId, { body: 'something to commit' })
+  expect(counted).toEqual([1, 3])
+
+  const second = await open(store, {}, [spender])
+  onTestFinished(() => second.close({ drainMs: 0 }))
+  expect((await second.turn(sessionId, 2)).status).toBe('failed')
+  await second.startTurn(sessionId, { prompt: 'next' })
+  await second.turnEnded(sessionId, 4)
+  expect(counted).toEqual([1, 3, 2, 4])
+  expect((await second.usage(byAgent)).groups).toMatchObject([{ turns: 4 }])
+})
+
+test('what comes while a commit fails goes with it when it is repeated, and a turn is counted once', async () => {
+  const store = await openStore()
+  const [said, asked, go, failing] = [door(), door(), door(), door()]
+  let isFailing = false
+  const first: SessionAgentBuilder = {
+    name: 'first',
+    buildAgent: () => ({
+      async *run() {
+        yield { type: 'text_delta', delta: 'one' }
+        await go.promise
+        yield { type: 'text_delta', delta: 'two' }
+        said.open()
+        return {}
+      },
+    }),
+  }
+  const slow = new Proxy(store, {
+    get(target, name: keyof SqliteStore) {
+      const method = target[name] as unknown
+      if (typeof method !== 'function') return method
+      return async (...args: unknown[]) => {
+        const answer = await method.apply(target, args)
+        if (name !== 'commit' || !isFailing) return answer
+        isFailing = false
+        asked.open()
+        return failing.promise
+      }
+    },
+  })
+  const service = await open(slow, {}, [first])
+  onTestFinished(() => service.close({ drainMs: 0 }))
+  const { sessionId } = await service.createSession({ agent: 'first', initial_turn: 'deferred' })
+  isFailing = true
+  const started = service.startTurn(sessionId, { prompt: 'x' })
+  await asked.promise
+  go.open()
+  await said.promise
+  await new Promise(setImmediate)
+  failing.fail(new Error('The answer was lost'))
+  await started
+  expect(await service.turnEnded(sessionId, 1)).toMatchObject({ status: 'completed', result: { text: 'onetwo' } })
+  const seqs: number[] = []
+  for await (const event of service.events(sessionId, { turn: 1 })) if ('seq' in event) seqs.push(event.seq)
+  expect(seqs).toEqual(Array.from({ length: seqs.length }, (_, i) => i + 1))
+  expect((await service.usage(byAgent)).groups).toMatchObject([{ key: 'first', turns: 1 }])
 })

@@ -2,8 +2,9 @@ import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
 import fc from 'fast-check'
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
-import { NO_USAGE, toUsage, type Usage, type UsageQuery } from '../../src/core/usage.ts'
-import { type SpentTurn, type UsageKeys, UsageLedger } from '../../src/core/usage-ledger.ts'
+import { NO_USAGE, toUsage, type Usage, type UsageKeys, type UsageQuery } from '../../src/core/usage.ts'
+import type { SpentTurn } from '../../src/core/usage-counts.ts'
+import { UsageLedger } from '../../src/core/usage-ledger.ts'
 
 const MINUTE = 60_000
 /** The beginning of a minute. */

@@ -10,6 +10,7 @@ import {
 } from '../helpers/contract.ts'
 import { client, until } from '../helpers/http.ts'
 import { openStream, types } from '../helpers/sse.ts'
+import { reportOf } from '../helpers/usage.ts'
 import { killLeftovers, type Served, serve } from '../process/child.ts'
 import { quickStores } from './stores.ts'
 
@@ -60,6 +61,10 @@ describe.each(Object.entries(quickStores))('%s: after a kill in the middle of a 
     const { state, billing } = await readSession(api, id)
     expect(state).toMatchObject({ is_active: false, turn: 1, last_assistant_text: 'And' })
     expect(billing.usage).toMatchObject({ input_tokens: 3, output_tokens: 4 })
+    expect(await reportOf(api)).toMatchObject({
+      groups: [{ key: 'scripted', turns: 1, tokens: billing.usage, tool_calls: 1, model_calls: 2 }],
+      complete: true,
+    })
     expect(textsOf(await readMessages(api, id))).toEqual([`> ${prompt}`, 'So far.', 'And'])
     const again = await api.post(`/sessions/${id}/turns`, { prompt }, { 'idempotency-key': 'k' })
     expectProblem(again, 500, 'TURN_LOST')

@@ -7,6 +7,7 @@ import { TransferError } from '../../src/transfer/export-format.ts'
 import { importSessions } from '../../src/transfer/import-sessions.ts'
 import { createIdle, type RunResult, readMessages, type SessionList } from '../helpers/contract.ts'
 import { sessionRow } from '../helpers/rows.ts'
+import { reportOf } from '../helpers/usage.ts'
 import { killLeftovers, run } from '../process/child.ts'
 import { durableStores, type Node, startNode } from './stores.ts'
 
@@ -84,6 +85,8 @@ describe.each(pairs)('from $from to $to', ({ source, target }) => {
     expect(first).toMatchObject({ code: 0, stdout: '', stderr: 'imported 3 sessions\n' })
     const node = await startNode(url)
     expect(await read(node, paths)).toEqual(answers)
+    // It was not spent here.
+    expect((await reportOf(node.api)).groups).toEqual([])
     await node.close()
 
     const again = await imported(url, dump)
@@ -99,6 +102,7 @@ describe.each(pairs)('from $from to $to', ({ source, target }) => {
     expect(await read(second, paths)).toEqual(answers)
     const next = await second.api.post<RunResult>(`/sessions/${ids.named}/turns`, { prompt: 'go on' })
     expect(next.body).toMatchObject({ turn: 2 })
+    expect((await reportOf(second.api)).groups).toMatchObject([{ key: 'echo', turns: 1 }])
     expect(JSON.stringify(await readMessages(second.api, ids.named))).toContain('[EVENT via webhook] waiting 😀')
   })
 })

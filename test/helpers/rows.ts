@@ -1,4 +1,7 @@
-import type { SessionRow, SessionWrite } from '../../src/core/durable-store.ts'
+import type { SessionRow, SessionWrite, SweepLimits } from '../../src/core/durable-store.ts'
+
+/** A sweep that finds nothing to do, of which only what a test is about has to be said. */
+export const SWEEP_NOTHING: SweepLimits = { archived: 0, keys: 0, spent: 0, usage: 0 }
 
 /** A session in a store, of which only what a test is about has to be said. */
 export function sessionRow(given: Partial<SessionRow> & { id: string }): SessionRow {
@@ -30,6 +33,7 @@ export function sessionWrite(
     retain: { events: 100_000, bytes: 64 * 1024 * 1024 },
     row: sessionRow(row),
     turns: [],
+    spent: [],
     messages: { from: 0, added: [] },
     chunks: [],
     interactions: [],

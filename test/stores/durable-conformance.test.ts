@@ -5,21 +5,19 @@ import { durableStoreConformance } from '../conformance/durable-store.ts'
 import { durableStores } from '../durable/stores.ts'
 import { sharedPostgres } from '../helpers/postgres.ts'
 
-const MIGRATION = "insert into migration values ('9999-newer', '')"
-
-const makeNewer: Record<string, (url: string) => Promise<void>> = {
-  sqlite: async (url) => {
+const run: Record<string, (url: string, sql: string) => Promise<void>> = {
+  sqlite: async (url, statements) => {
     const db = new Database(url.slice('sqlite:'.length))
-    db.exec(MIGRATION)
+    db.exec(statements)
     db.close()
   },
-  postgres: async (url) => {
-    await (await sharedPostgres()).as(new URL(url).pathname.slice(1), (sql) => sql.unsafe(MIGRATION))
+  postgres: async (url, statements) => {
+    await (await sharedPostgres()).as(new URL(url).pathname.slice(1), (sql) => sql.unsafe(statements))
   },
 }
 
 for (const [name, newUrl] of Object.entries(durableStores)) {
-  durableStoreConformance(name, { newUrl, makeNewer: makeNewer[name] ?? (() => Promise.reject()) })
+  durableStoreConformance(name, { newUrl, run: run[name] ?? (() => Promise.reject()) })
 }
 
 test('every durable store there is is asked', () => {

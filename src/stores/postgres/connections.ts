@@ -20,6 +20,7 @@ const common = {
   types: {
     texts: { to: 1009, from: [1009], serialize, parse },
     bigints: { to: 1016, from: [1016], serialize, parse },
+    floats: { to: 1022, from: [1022], serialize, parse },
   },
   connect_timeout: 5,
   // Seconds before it connects again. Left to itself it would grow to 20.

@@ -164,4 +164,56 @@ export const migrations: readonly { readonly name: string; readonly sql: string 
       );
     `,
   },
+  {
+    name: '2026-11-29-usage',
+    sql: `
+      -- What single turns came to, so that none is counted twice.
+      create table spent_turn (
+        n bigint generated always as identity primary key,
+        session text not null,
+        turn bigint not null,
+        ended_at bigint not null,
+        counted_at bigint not null default extract(epoch from clock_timestamp()) * 1000,
+        -- Of the keys: they may be longer than an index takes.
+        digest text not null,
+        keys text not null,
+        input_tokens float8 not null,
+        output_tokens float8 not null,
+        tool_calls float8 not null,
+        model_calls float8 not null,
+        duration_ms float8 not null,
+        cache_creation_tokens float8,
+        cache_read_tokens float8,
+        unique (session, turn, ended_at)
+      );
+      create index spent_turn_age on spent_turn (counted_at);
+
+      -- What those came to that were counted longer ago, by minute, by hour and by day.
+      create table usage_keys (
+        id bigint generated always as identity primary key,
+        digest text not null unique,
+        keys text not null,
+        last_minute bigint not null
+      );
+      create table usage_sum (
+        span bigint not null,
+        minute bigint not null,
+        keys bigint not null,
+        turns float8 not null,
+        input_tokens float8 not null,
+        output_tokens float8 not null,
+        tool_calls float8 not null,
+        model_calls float8 not null,
+        duration_ms float8 not null,
+        cache_creation_tokens float8,
+        cache_read_tokens float8,
+        primary key (span, minute, keys)
+      );
+
+      create table usage_state (complete_from bigint not null, is_whole boolean not null);
+      -- Of the minute at hand something may be missing, where there are sessions already.
+      insert into usage_state
+      select floor(extract(epoch from clock_timestamp()) / 60) + exists (select from session)::int, true;
+    `,
+  },
 ]

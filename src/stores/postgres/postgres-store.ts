@@ -4,15 +4,19 @@ import type {
   KeyRow,
   SessionRow,
   SessionWrite,
+  SweepLimits,
   TurnRow,
 } from '../../core/durable-store.ts'
 import { StoreUnavailableError } from '../../core/errors.ts'
 import type { Chunk } from '../../core/memory-event-log.ts'
 import type { Page, SessionQuery } from '../../core/session-service.ts'
 import type { Message } from '../../core/transcript.ts'
+import type { MinuteRange, UsageCounts } from '../../core/usage-counts.ts'
+import { dayOf } from '../usage-sums.ts'
 import { disconnect, inTime, NoAnswerError, openReaders, type Sql } from './connections.ts'
 import { PostgresCluster } from './postgres-cluster.ts'
 import { toChunk, toKey, toSession } from './rows.ts'
+import { usageOf } from './usage.ts'
 import { SchemaError, Writer } from './writer.ts'
 import { commitArguments, commitCall, digestOf } from './writer-functions.ts'
 
@@ -147,8 +151,13 @@ export class PostgresStore implements DurableStore {
     ))`)
   }
 
-  async sweep({ archived, keys }: { archived: number; keys: number }): Promise<boolean> {
-    const [row] = await this.#write('select pg_temp.sweep_sessions($1, $2, $3) as is_more', [archived, keys, SLICE])
+  usage(range: MinuteRange): Promise<UsageCounts> {
+    return usageOf((sql, values) => this.#read(sql, values), range)
+  }
+
+  async sweep({ archived, keys, spent, usage }: SweepLimits): Promise<boolean> {
+    const sql = 'select pg_temp.sweep_sessions($1, $2, $3, $4, $5) as is_more'
+    const [row] = await this.#write(sql, [archived, keys, spent, dayOf(usage), SLICE])
     return row?.is_more === true
   }
 

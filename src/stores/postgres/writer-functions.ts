@@ -1,10 +1,18 @@
 import { createHash } from 'node:crypto'
 import type { KeyRow, SessionRow, SessionWrite } from '../../core/durable-store.ts'
+import { USAGE_COLUMNS, usageColumns, usageValuesOf } from '../usage-sums.ts'
+import { tidyUsage } from './usage.ts'
 
 /** Interactions that are over and can still be read, for each session. */
 const INTERACTIONS_KEPT = 1_024
 /** "Sweeping" in ASCII. */
 const SWEEP_LOCK = BigInt(`0x${Buffer.from('Sweeping').toString('hex')}`).toString()
+
+const usageNames = USAGE_COLUMNS.map((name) => `spent_${name}` as const)
+const usageParameters = Object.fromEntries(usageNames.map((name) => [name, 'float8[]'])) as Record<
+  (typeof usageNames)[number],
+  'float8[]'
+>
 
 /** What a commit is called with: arrays of the same length for each group. The order is that of the parameters. */
 const parameters = {
@@ -31,6 +39,12 @@ const parameters = {
   turn_session: 'text[]',
   turn_n: 'bigint[]',
   turn_data: 'text[]',
+  spent_session: 'text[]',
+  spent_turn: 'bigint[]',
+  spent_ended_at: 'bigint[]',
+  spent_digest: 'text[]',
+  spent_keys: 'text[]',
+  ...usageParameters,
   message_session: 'text[]',
   message_n: 'bigint[]',
   message_data: 'text[]',
@@ -148,6 +162,13 @@ export const writerFunctions = `
     where w.session <> all (refused)
     on conflict (session, turn) do update set data = excluded.data;
 
+    insert into spent_turn (session, turn, ended_at, digest, keys, ${usageColumns})
+    select w.session, w.turn, w.ended_at, w.digest, w.keys, ${usageColumns}
+    from ${group('spent_session', 'spent_turn', 'spent_ended_at', 'spent_digest', 'spent_keys', ...usageNames)}
+      as w (session, turn, ended_at, digest, keys, ${usageColumns}, n)
+    where w.session <> all (refused)
+    on conflict (session, turn, ended_at) do nothing;
+
     insert into message (session, n, data)
     select w.session, w.n, w.data from ${group('message_session', 'message_n', 'message_data')} as w (session, n, data, i)
     where w.session <> all (refused)
@@ -236,11 +257,14 @@ export const writerFunctions = `
     select l.id, l.epoch, t.epoch, l.owner from locked l left join taken t on t.id = l.id
   $$;
 
-  create function pg_temp.sweep_sessions(p_archived bigint, p_keys bigint, p_slice int)
+  ${tidyUsage}
+
+  create function pg_temp.sweep_sessions(p_archived bigint, p_keys bigint, p_spent bigint, p_usage bigint, p_slice int)
   returns boolean language plpgsql as $$
   declare
     gone text[];
     old text[];
+    is_more boolean;
   begin
     -- One server at a time, or they would wait for one another.
     if not pg_try_advisory_xact_lock(${SWEEP_LOCK}) then
@@ -255,7 +279,8 @@ export const writerFunctions = `
     delete from node where lease_until < clock_timestamp() - interval '1 hour'
       and not exists (select from session where owner = node.id);
     delete from command where created_at < clock_timestamp() - interval '10 minutes';
-    return cardinality(gone) = p_slice or cardinality(old) = p_slice;
+    is_more := pg_temp.tidy_usage(p_spent, p_usage, 10 * p_slice);
+    return is_more or cardinality(gone) = p_slice or cardinality(old) = p_slice;
   end $$;
 `
 
@@ -276,13 +301,19 @@ export function commitArguments(
   let at = 1
   // A key that was given twice is the later one; one statement may not change a row twice.
   const keys = new Map<string, { session: string; key: KeyRow }>()
-  for (const { isNew, epoch, retain, row, turns, messages, chunks, interactions, keys: added } of writes) {
+  for (const { isNew, epoch, retain, row, turns, spent, messages, chunks, interactions, keys: added } of writes) {
     const { id } = row
     add({ ...columnsOf(row), is_new: isNew ? 1 : 0, epoch, retain_events: retain.events, retain_bytes: retain.bytes })
     for (const label of isNew ? Object.entries(row.metadata.labels ?? {}) : []) {
       add({ label_session: id, label_digest: digestOf(label) })
     }
     for (const turn of turns) add({ turn_session: id, turn_n: turn.turn, turn_data: JSON.stringify(turn) })
+    for (const one of spent) {
+      add({ spent_session: id, spent_turn: one.turn, spent_ended_at: one.endedAt })
+      add({ spent_digest: digestOf(one.keys), spent_keys: JSON.stringify(one.keys) })
+      const values = usageValuesOf(one)
+      for (const name of USAGE_COLUMNS) add({ [`spent_${name}`]: values[name] })
+    }
     for (const [i, message] of messages.added.entries()) {
       add({ message_session: id, message_n: messages.from + i, message_data: JSON.stringify(message) })
     }

@@ -93,4 +93,52 @@ export const migrations: readonly { readonly name: string; readonly sql: string 
       create index key_age on key (created_at);
     `,
   },
+  {
+    name: '2026-11-29-usage',
+    sql: `
+      -- What single turns came to, so that none is counted twice.
+      create table spent_turn (
+        n integer primary key autoincrement,
+        session text not null,
+        turn integer not null,
+        ended_at integer not null,
+        counted_at integer not null,
+        keys text not null,
+        input_tokens real not null,
+        output_tokens real not null,
+        tool_calls real not null,
+        model_calls real not null,
+        duration_ms real not null,
+        cache_creation_tokens real,
+        cache_read_tokens real,
+        unique (session, turn, ended_at)
+      ) strict;
+      create index spent_turn_age on spent_turn (counted_at);
+
+      -- What those came to that were counted longer ago, by minute, by hour and by day.
+      create table usage_keys (
+        id integer primary key autoincrement,
+        keys text not null unique,
+        last_minute integer not null
+      ) strict;
+      create table usage_sum (
+        span integer not null,
+        minute integer not null,
+        keys integer not null,
+        turns real not null,
+        input_tokens real not null,
+        output_tokens real not null,
+        tool_calls real not null,
+        model_calls real not null,
+        duration_ms real not null,
+        cache_creation_tokens real,
+        cache_read_tokens real,
+        primary key (span, minute, keys)
+      ) strict;
+
+      create table usage_state (complete_from integer not null, is_whole integer not null) strict;
+      -- Of the minute at hand something may be missing, where there are sessions already.
+      insert into usage_state select unixepoch() / 60 + exists (select 1 from session), 1;
+    `,
+  },
 ]

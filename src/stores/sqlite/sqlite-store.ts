@@ -5,14 +5,18 @@ import type {
   KeyRow,
   SessionRow,
   SessionWrite,
+  SweepLimits,
   TurnRow,
 } from '../../core/durable-store.ts'
 import { StoreUnavailableError } from '../../core/errors.ts'
 import type { Chunk } from '../../core/memory-event-log.ts'
 import type { Page, SessionQuery } from '../../core/session-service.ts'
 import type { Message } from '../../core/transcript.ts'
+import type { MinuteRange, UsageCounts } from '../../core/usage-counts.ts'
 import { locked, migrate, opened, type Row } from './database-file.ts'
 import { countsOf, encoded, toChunk, toSession } from './rows.ts'
+import { Statements } from './statements.ts'
+import { countTurns, tidyUsage, usageOf } from './usage.ts'
 import { WriteAheadLog } from './write-ahead-log.ts'
 
 /** So many sessions, or keys, are forgotten in one go. */
@@ -25,13 +29,12 @@ const INTERACTIONS_KEPT = 1_024
  * holds the lock beside it, which the system takes back when the process ends, however that is.
  */
 export class SqliteStore implements DurableStore {
-  readonly #db: Database.Database
-  readonly #statements = new Map<string, Database.Statement>()
+  readonly #db: Statements
   readonly #lock: Database.Database
   readonly #log: WriteAheadLog
 
   private constructor(path: string, db: Database.Database, lock: Database.Database) {
-    this.#db = db
+    this.#db = new Statements(db)
     this.#lock = lock
     this.#log = new WriteAheadLog(path)
   }
@@ -51,17 +54,7 @@ export class SqliteStore implements DurableStore {
   }
 
   async commit(writes: readonly SessionWrite[]): Promise<readonly string[]> {
-    const refused = this.#guarded(() => {
-      this.#db.exec('begin immediate')
-      try {
-        const refused = writes.filter((write) => !this.#write(write)).map(({ row }) => row.id)
-        this.#db.exec('commit')
-        return refused
-      } catch (error) {
-        this.#db.exec('rollback')
-        throw error
-      }
-    })
+    const refused = this.#db.transaction(() => writes.filter((write) => !this.#write(write)).map(({ row }) => row.id))
     await this.#log.sync().catch((error) => {
       throw new StoreUnavailableError(error)
     })
@@ -73,7 +66,7 @@ export class SqliteStore implements DurableStore {
   }
 
   async sessions({ limit, offset, labels = [], active }: SessionQuery): Promise<{ rows: SessionRow[]; total: number }> {
-    return this.#guarded(() => {
+    return this.#db.guarded(() => {
       const filters = labels.map(
         () => 'exists (select 1 from label l where l.key = ? and l.value = ? and l.ordinal = s.ordinal)',
       )
@@ -85,12 +78,12 @@ export class SqliteStore implements DurableStore {
       const where = ['s.is_archived = 0', ...filters].join(' and ')
       const total =
         filters.length === 0
-          ? this.#get('select listed as total from session_count')
-          : this.#get(`select count(*) as total from session s where ${where}`, ...values)
+          ? this.#db.get('select listed as total from session_count')
+          : this.#db.get(`select count(*) as total from session s where ${where}`, ...values)
       const rows =
         limit === 0
           ? []
-          : this.#all(
+          : this.#db.all(
               `select * from session s where ${where} order by ordinal limit ? offset ?`,
               ...values,
               limit,
@@ -101,8 +94,8 @@ export class SqliteStore implements DurableStore {
   }
 
   async allSessions(after: number, limit: number): Promise<{ rows: SessionRow[]; last: number }> {
-    return this.#guarded(() => {
-      const rows = this.#all('select * from session where ordinal > ? order by ordinal limit ?', after, limit)
+    return this.#db.guarded(() => {
+      const rows = this.#db.all('select * from session where ordinal > ? order by ordinal limit ?', after, limit)
       return { rows: rows.map(toSession), last: Number(rows.at(-1)?.ordinal ?? after) }
     })
   }
@@ -113,7 +106,7 @@ export class SqliteStore implements DurableStore {
 
   async allNamed(): Promise<SessionRow[]> {
     const sql = 'select * from session where name is not null and is_archived = 0 order by ordinal'
-    return this.#guarded(() => this.#all(sql).map(toSession))
+    return this.#db.guarded(() => this.#db.all(sql).map(toSession))
   }
 
   async turns(id: string, { limit, offset }: Page): Promise<TurnRow[]> {
@@ -130,11 +123,11 @@ export class SqliteStore implements DurableStore {
     id: string,
     { after, before, maxBytes }: { after: number; before: number; maxBytes: number },
   ): Promise<Chunk[]> {
-    return this.#guarded(() => {
+    return this.#db.guarded(() => {
       const sql = 'select first, last, turn, frames from chunk where session = ? and first < ? order by first desc'
       const chunks: Chunk[] = []
       let bytes = 0
-      for (const row of this.#statement(sql).iterate(id, before) as Iterable<Row>) {
+      for (const row of this.#db.iterate(sql, id, before)) {
         const chunk = toChunk(row)
         if (chunk.last <= after || bytes >= maxBytes) break
         chunks.push(chunk)
@@ -150,8 +143,8 @@ export class SqliteStore implements DurableStore {
   }
 
   async key(entryKey: string): Promise<KeyRow | undefined> {
-    return this.#guarded(() => {
-      const row = this.#get('select * from key where entry = ?', entryKey)
+    return this.#db.guarded(() => {
+      const row = this.#db.get('select * from key where entry = ?', entryKey)
       if (row === undefined) return undefined
       return {
         entryKey,
@@ -164,33 +157,30 @@ export class SqliteStore implements DurableStore {
   }
 
   async orphans(): Promise<SessionRow[]> {
-    return this.#guarded(() => this.#all('select * from session where is_active = 1 order by ordinal').map(toSession))
+    return this.#db.guarded(() =>
+      this.#db.all('select * from session where is_active = 1 order by ordinal').map(toSession),
+    )
   }
 
-  async sweep({ archived, keys }: { archived: number; keys: number }): Promise<boolean> {
-    return this.#guarded(() => {
-      const gone = this.#all(
+  async usage(range: MinuteRange): Promise<UsageCounts> {
+    return this.#db.guarded(() => usageOf(this.#db, range))
+  }
+
+  async sweep(before: SweepLimits): Promise<boolean> {
+    return this.#db.transaction(() => {
+      const gone = this.#db.all(
         'select id from session where is_archived = 1 and is_active = 0 and updated_at < ? limit ?',
-        archived,
+        before.archived,
         SLICE,
       )
-      const old = this.#all('select entry from key where created_at < ? limit ?', keys, SLICE)
-      if (gone.length === 0 && old.length === 0) return false
-      this.#db.exec('begin immediate')
-      try {
-        for (const { id } of gone) this.#remove(String(id))
-        for (const { entry } of old) this.#run('delete from key where entry = ?', entry)
-        this.#db.exec('commit')
-      } catch (error) {
-        this.#db.exec('rollback')
-        throw error
-      }
-      return gone.length === SLICE || old.length === SLICE
+      const old = this.#db.all('select entry from key where created_at < ? limit ?', before.keys, SLICE)
+      for (const { id } of gone) this.#remove(String(id))
+      for (const { entry } of old) this.#db.run('delete from key where entry = ?', entry)
+      return tidyUsage(this.#db, before) || gone.length === SLICE || old.length === SLICE
     })
   }
 
   async close(): Promise<void> {
-    this.#statements.clear()
     await this.#log.close()
     this.#db.close()
     this.#lock.exec('rollback')
@@ -198,7 +188,7 @@ export class SqliteStore implements DurableStore {
   }
 
   /** False for a new session whose name another has. */
-  #write({ isNew, retain, row, turns, messages, chunks, interactions, keys }: SessionWrite): boolean {
+  #write({ isNew, retain, row, turns, spent, messages, chunks, interactions, keys }: SessionWrite): boolean {
     const { id, metadata, isArchived } = row
     const { comms_name: name } = metadata
     if (isNew && !isArchived && name !== undefined && (this.#named(name)?.id ?? id) !== id) return false
@@ -206,15 +196,16 @@ export class SqliteStore implements DurableStore {
     if (isNew) this.#insert(row)
     else this.#update(row)
     for (const turn of turns) {
-      this.#run(
+      this.#db.run(
         'insert into turn values (?, ?, ?) on conflict (session, turn) do update set data = excluded.data',
         id,
         turn.turn,
         JSON.stringify(turn),
       )
     }
+    countTurns(this.#db, id, spent)
     for (const [i, message] of messages.added.entries()) {
-      this.#run(
+      this.#db.run(
         'insert into message values (?, ?, ?) on conflict (session, n) do update set data = excluded.data',
         id,
         messages.from + i,
@@ -223,7 +214,7 @@ export class SqliteStore implements DurableStore {
     }
     if (chunks.length > 0) this.#addChunks(id, retain, chunks)
     for (const { id: interaction, state } of interactions) {
-      this.#run(
+      this.#db.run(
         'insert into interaction (session, id, data) values (?, ?, ?) on conflict (id) do update set data = excluded.data',
         id,
         interaction,
@@ -233,14 +224,14 @@ export class SqliteStore implements DurableStore {
     if (interactions.length > 0) this.#trimInteractions(id)
     for (const { entryKey, fingerprint, handle, createdAt } of keys) {
       const value = JSON.stringify(handle)
-      this.#run('insert or replace into key values (?, ?, ?, ?, ?)', entryKey, fingerprint, id, value, createdAt)
+      this.#db.run('insert or replace into key values (?, ?, ?, ?, ?)', entryKey, fingerprint, id, value, createdAt)
     }
-    if (row.isArchived) this.#run('delete from key where session = ?', id)
+    if (row.isArchived) this.#db.run('delete from key where session = ?', id)
     return true
   }
 
   #insert(row: SessionRow): void {
-    const { ordinal } = this.#get(
+    const { ordinal } = this.#db.get(
       `insert into session (id, is_active, is_archived, created_at, updated_at, name, metadata, usage, ran_ms, tool_calls,
         message_count, turn_count, last_seq, last_text) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) returning ordinal`,
       row.id,
@@ -253,12 +244,12 @@ export class SqliteStore implements DurableStore {
       ...countsOf(row),
     ) as Row
     for (const [key, value] of Object.entries(row.metadata.labels ?? {})) {
-      this.#run('insert into label values (?, ?, ?)', encoded(key), encoded(value), ordinal)
+      this.#db.run('insert into label values (?, ?, ?)', encoded(key), encoded(value), ordinal)
     }
   }
 
   #update(row: SessionRow): void {
-    this.#run(
+    this.#db.run(
       `update session set is_active = ?, is_archived = ?, updated_at = ?, usage = ?, ran_ms = ?, tool_calls = ?,
         message_count = ?, turn_count = ?, last_seq = ?, last_text = ? where id = ?`,
       row.isActive ? 1 : 0,
@@ -271,19 +262,19 @@ export class SqliteStore implements DurableStore {
 
   /** Of a commit that is repeated, chunks may be here, or have gone again; both are counted already. */
   #addChunks(id: string, retain: SessionWrite['retain'], chunks: readonly Chunk[]): void {
-    const kept = this.#get('select first_seq from session where id = ?', id)
+    const kept = this.#db.get('select first_seq from session where id = ?', id)
     let size = 0
     for (const { first, last, turn, bytes } of chunks) {
       if (last < Number(kept?.first_seq)) continue
       const sql = 'insert into chunk values (?, ?, ?, ?, ?) on conflict (session, first) do nothing'
-      if (this.#run(sql, id, first, last, turn, bytes) > 0) size += bytes.length
+      if (this.#db.run(sql, id, first, last, turn, bytes) > 0) size += bytes.length
     }
     this.#trim(id, retain, size)
   }
 
   /** Whole chunks go, the oldest first; what is left may be a little less than is allowed. */
   #trim(id: string, { events, bytes }: SessionWrite['retain'], added: number): void {
-    const row = this.#get(
+    const row = this.#db.get(
       'update session set retained_bytes = retained_bytes + ? where id = ? returning retained_bytes, first_seq, last_seq',
       added,
       id,
@@ -291,19 +282,19 @@ export class SqliteStore implements DurableStore {
     let { retained_bytes: left, first_seq: first } = row
     if (left <= bytes && row.last_seq - first + 1 <= events) return
     const oldest = 'select first, last, length(frames) as size from chunk where session = ? order by first limit ?'
-    for (const chunk of this.#all(oldest, id, SLICE)) {
+    for (const chunk of this.#db.all(oldest, id, SLICE)) {
       const last = Number(chunk.last)
       // The newest is never more than was allowed for a moment.
       if ((left <= bytes && row.last_seq - first + 1 <= events) || last === row.last_seq) break
-      this.#run('delete from chunk where session = ? and first = ?', id, chunk.first)
+      this.#db.run('delete from chunk where session = ? and first = ?', id, chunk.first)
       left -= Number(chunk.size)
       first = last + 1
     }
-    this.#run('update session set retained_bytes = ?, first_seq = ? where id = ?', left, first, id)
+    this.#db.run('update session set retained_bytes = ?, first_seq = ? where id = ?', left, first, id)
   }
 
   #trimInteractions(id: string): void {
-    this.#run(
+    this.#db.run(
       `delete from interaction where session = ?1 and json_extract(data, '$.terminal') is not null and n <= (
         select n from interaction where session = ?1 order by n desc limit 1 offset ?2)`,
       id,
@@ -312,13 +303,13 @@ export class SqliteStore implements DurableStore {
   }
 
   #remove(id: string): void {
-    const row = this.#get('select ordinal from session where id = ?', id)
+    const row = this.#db.get('select ordinal from session where id = ?', id)
     if (row === undefined) return
-    this.#run('delete from label where ordinal = ?', row.ordinal)
+    this.#db.run('delete from label where ordinal = ?', row.ordinal)
     for (const table of ['turn', 'message', 'chunk', 'interaction', 'key']) {
-      this.#run(`delete from ${table} where session = ?`, id)
+      this.#db.run(`delete from ${table} where session = ?`, id)
     }
-    this.#run('delete from session where ordinal = ?', row.ordinal)
+    this.#db.run('delete from session where ordinal = ?', row.ordinal)
   }
 
   #named(name: string): SessionRow | undefined {
@@ -326,45 +317,13 @@ export class SqliteStore implements DurableStore {
   }
 
   #sessionBy(sql: string, value: string): SessionRow | undefined {
-    return this.#guarded(() => {
-      const row = this.#get(sql, value)
+    return this.#db.guarded(() => {
+      const row = this.#db.get(sql, value)
       return row === undefined ? undefined : toSession(row)
     })
   }
 
   #parsed<T>(sql: string, ...values: unknown[]): T[] {
-    return this.#guarded(() => this.#all(sql, ...values).map(({ data }) => JSON.parse(String(data)) as T))
-  }
-
-  #guarded<T>(act: () => T): T {
-    try {
-      return act()
-    } catch (error) {
-      // The driver would run one that failed again, with the values that it had.
-      this.#statements.clear()
-      throw new StoreUnavailableError(error)
-    }
-  }
-
-  #statement(sql: string): Database.Statement {
-    let statement = this.#statements.get(sql)
-    if (statement === undefined) {
-      statement = this.#db.prepare(sql)
-      this.#statements.set(sql, statement)
-    }
-    return statement
-  }
-
-  /** How many rows it has changed. */
-  #run(sql: string, ...values: unknown[]): number {
-    return this.#statement(sql).run(...values).changes
-  }
-
-  #get(sql: string, ...values: unknown[]): Row | undefined {
-    return this.#statement(sql).get(...values) as Row | undefined
-  }
-
-  #all(sql: string, ...values: unknown[]): Row[] {
-    return this.#statement(sql).all(...values) as Row[]
+    return this.#db.guarded(() => this.#db.all(sql, ...values).map(({ data }) => JSON.parse(String(data)) as T))
   }
 }

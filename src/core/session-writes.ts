@@ -1,0 +1,81 @@
+import type { InteractionRow, KeyRow, SessionWrite, SpentRow } from './durable-store.ts'
+import type { Interaction } from './interaction.ts'
+import type { Chunk } from './memory-event-log.ts'
+import { rowOf, spentTurnOf, turnRowOf } from './session-rows.ts'
+import type { SessionTask } from './session-task.ts'
+import type { TurnRecord } from './turn-record.ts'
+import type { Usage } from './usage.ts'
+import { usageKeysOf } from './usage-counts.ts'
+
+/** What of one session waits for a commit. */
+export interface Pending {
+  isNew: boolean
+  chunks: Chunk[]
+  /** Make the chunks visible. */
+  shows: (() => void)[]
+  interactions: Set<Interaction>
+  keys: KeyRow[]
+}
+
+/** How much of a session is kept already. */
+export interface Kept {
+  readonly messages: number
+  /** Turns before this one are over and kept. */
+  readonly turns: number
+  /** Later ones that are so too: a turn that came first in line is over before those that it passed. */
+  readonly over: ReadonlySet<TurnRecord>
+}
+
+export const NOTHING_KEPT: Kept = { messages: 0, turns: 0, over: new Set() }
+
+/** What is kept of a session that the store has as it is now. */
+export function keptOf({ messages, turns }: SessionTask): Kept {
+  const firstOpen = turns.findIndex(({ isOver }) => !isOver)
+  const kept = firstOpen === -1 ? turns.length : firstOpen
+  return { messages: messages.length, turns: kept, over: new Set(turns.slice(kept).filter(({ isOver }) => isOver)) }
+}
+
+/** What has to be written for the store to have the session as it is now. */
+export function writeOf(
+  session: SessionTask,
+  { isNew, chunks, interactions, keys }: Pending,
+  kept: Kept,
+  given: Pick<SessionWrite, 'epoch' | 'retain'>,
+): SessionWrite {
+  const changed = session.turns.slice(kept.turns).filter((record) => !kept.over.has(record))
+  return {
+    ...given,
+    isNew,
+    row: rowOf(session),
+    turns: changed.map(turnRowOf),
+    spent: changed.filter(({ isOver }) => isOver).map((record) => spentRowOf(session, record)),
+    messages: { from: kept.messages, added: session.messages.slice(kept.messages) },
+    chunks,
+    interactions: [...interactions].map((one): InteractionRow => ({ id: one.id, state: one.toState() })),
+    keys,
+  }
+}
+
+function spentRowOf({ metadata }: SessionTask, record: TurnRecord): SpentRow {
+  const { usage, ...rest } = spentTurnOf(record)
+  return { turn: record.turn, keys: usageKeysOf(metadata), ...rest, usage: bounded(usage) }
+}
+
+/** What an agent claims to have spent has no limit; a store that could not write it would take no more commits. */
+function bounded(usage: Usage): Usage {
+  const counts = Object.entries(usage).map(([name, count]) => [name, Math.min(count, Number.MAX_SAFE_INTEGER)])
+  return Object.fromEntries(counts)
+}
+
+/** What could not be written goes before what has come since. */
+export function prepend(earlier: Pending, later: Pending): void {
+  earlier.isNew ||= later.isNew
+  earlier.chunks.push(...later.chunks)
+  earlier.shows.push(...later.shows)
+  earlier.keys.push(...later.keys)
+  for (const interaction of later.interactions) earlier.interactions.add(interaction)
+}
+
+export function bytesOf(pending: Pending | undefined): number {
+  return pending?.chunks.reduce((sum, { bytes }) => sum + bytes.length, 0) ?? 0
+}
