@@ -16,6 +16,14 @@ interface Entry {
   handle: Promise<Handle>
 }
 
+/** A cursor came with a key that has started nothing. */
+export function nothingToResume(): InvalidParamsError {
+  return new InvalidParamsError(
+    '/last-event-id',
+    'resumes what this Idempotency-Key started, and there is nothing; follow it at its events URL instead',
+  )
+}
+
 /**
  * Remembers what a key started, so that a repeated request attaches to it instead of starting another.
  *
@@ -40,12 +48,7 @@ export class IdempotencyKeys {
     const entryKey = idempotency === undefined ? '' : IdempotencyKeys.entryKey(scope, idempotency)
     const known = idempotency === undefined ? undefined : this.attach(entryKey, idempotency.fingerprint)
     if (known !== undefined) return (await known) as T
-    if (attachOnly) {
-      throw new InvalidParamsError(
-        '/last-event-id',
-        'resumes what this Idempotency-Key started, and there is nothing; follow it at its events URL instead',
-      )
-    }
+    if (attachOnly) throw nothingToResume()
     if (idempotency === undefined) return start()
     const { fingerprint } = idempotency
     const handle = Promise.resolve(start())

@@ -2,7 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { Cluster } from './cluster.ts'
 import type { DurableStore, KeyRow } from './durable-store.ts'
 import { IdempotencyKeyReusedError, StoreUnavailableError } from './errors.ts'
-import { IdempotencyKeys } from './idempotency.ts'
+import { IdempotencyKeys, nothingToResume } from './idempotency.ts'
 import type { Lease } from './lease.ts'
 import type { StartOptions } from './session-service.ts'
 
@@ -56,7 +56,7 @@ export class StartKeys {
       if (known !== undefined) return known
       // What is remembered here the store has forgotten, or never knew.
       this.#keys.forget([entryKey])
-      if (attachOnly === true) return start(() => {})
+      if (attachOnly === true) throw nothingToResume()
       const started = this.#start(cluster, entryKey, fingerprint, start)
       this.#underWay.set(entryKey, { fingerprint, started: started as Promise<Handle> })
       try {

@@ -176,3 +176,68 @@ test('places of all servers are given back by whoever is closed', async () => {
   })
   ;(await b.gate.run('now')).finish()
 })
+
+test('a server without room for what was lost takes it up once it has', async () => {
+  const { url, a, b } = await pair({ MAX_SESSIONS: 1 })
+  const [lost, other] = [await createIdle(a.api, { agent: 'gated' }), await createIdle(b.api, { agent: 'gated' })]
+  const caller = a.api.post(`/sessions/${lost}/turns`, { prompt: 'lost' })
+  const run = await a.gate.run('lost')
+  const busy = b.api.post(`/sessions/${other}/turns`, { prompt: 'busy' })
+  const held = await b.gate.run('busy')
+  await until('it is kept', async () => (await b.api.get(`/sessions/${lost}/turns/1`)).status === 200)
+  await takeOver(url, lost)
+  await run.say('unheard')
+  await until('the agent is told', () => run.signal.aborted)
+  expectProblem(await caller, 500, 'TURN_LOST')
+  held.finish()
+  await busy
+  expect(await readTurn(b.api, lost, 1)).toMatchObject({ status: 'failed' })
+})
+
+test('code in this process waits for sessions, and reads turns, of other servers', async () => {
+  const { a, b } = await pair()
+  const service = b.server.app.sessions
+  const stop = new AbortController()
+  const inVain = service.waitSessionRegistered('0199d3c0-0000-7000-8000-000000000001', { signal: stop.signal })
+  const any = service.waitSessionRegistered()
+  const id = await createIdle(a.api, { agent: 'gated' })
+  await any
+  await service.waitSessionRegistered(id)
+  const turn = a.api.post(`/sessions/${id}/turns`, { prompt: 'go' })
+  const run = await a.gate.run('go')
+  await until('it is kept', async () => (await b.api.get(`/sessions/${id}/turns/1`)).status === 200)
+  const seen = (async () => {
+    const types: string[] = []
+    for await (const { type } of service.events(id, { turn: 1 })) types.push(type)
+    return types
+  })()
+  await run.say('heard')
+  run.finish()
+  await turn
+  expect(await seen).toEqual([
+    'run_started',
+    'turn_started',
+    'text_delta',
+    'text_complete',
+    'turn_completed',
+    'run_completed',
+  ])
+  stop.abort()
+  await expect(inVain).rejects.toThrow()
+})
+
+test('a key for another body is refused while its request is under way, at whatever server', async () => {
+  const { a, b } = await pair()
+  const id = await createIdle(a.api, { agent: 'gated' })
+  const key = { 'idempotency-key': 'one' }
+  const first = a.api.post(`/sessions/${id}/turns`, { prompt: 'first' }, key)
+  const run = await a.gate.run('first')
+  await until('it is kept', async () => (await b.api.get(`/sessions/${id}/turns/1`)).status === 200)
+  for (const { api } of [a, b]) {
+    expectProblem(await api.post(`/sessions/${id}/turns`, { prompt: 'another' }, key), 422, 'IDEMPOTENCY_KEY_REUSED')
+    const cursor = { 'idempotency-key': 'none', 'last-event-id': '1' }
+    expectProblem(await api.post(`/sessions/${id}/turns/stream`, { prompt: 'first' }, cursor), 400, 'INVALID_PARAMS')
+  }
+  run.finish()
+  expect((await first).status).toBe(200)
+})
