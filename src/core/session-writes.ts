@@ -24,15 +24,29 @@ export interface Kept {
   readonly turns: number
   /** Later ones that are so too: a turn that came first in line is over before those that it passed. */
   readonly over: ReadonlySet<TurnRecord>
+  /** Of the others, how far they were. */
+  readonly open: ReadonlyMap<TurnRecord, string>
 }
 
-export const NOTHING_KEPT: Kept = { messages: 0, turns: 0, over: new Set() }
+export const NOTHING_KEPT: Kept = { messages: 0, turns: 0, over: new Set(), open: new Map() }
 
 /** What is kept of a session that the store has as it is now. */
 export function keptOf({ messages, turns }: SessionTask): Kept {
   const firstOpen = turns.findIndex(({ isOver }) => !isOver)
   const kept = firstOpen === -1 ? turns.length : firstOpen
-  return { messages: messages.length, turns: kept, over: new Set(turns.slice(kept).filter(({ isOver }) => isOver)) }
+  const rest = turns.slice(kept)
+  const over = new Set(rest.filter(({ isOver }) => isOver))
+  const open = new Map(rest.filter(({ isOver }) => !isOver).map((record) => [record, progressOf(record)]))
+  return { messages: messages.length, turns: kept, over, open }
+}
+
+/** What changes of a turn before it is over. What it says is in its events. */
+function progressOf({ status, firstSeq, runs }: TurnRecord): string {
+  return `${status} ${firstSeq} ${runs}`
+}
+
+function isChanged(record: TurnRecord, { over, open }: Kept): boolean {
+  return record.isOver ? !over.has(record) : open.get(record) !== progressOf(record)
 }
 
 /** What has to be written for the store to have the session as it is now. */
@@ -42,7 +56,7 @@ export function writeOf(
   kept: Kept,
   given: Pick<SessionWrite, 'epoch' | 'retain'>,
 ): SessionWrite {
-  const changed = session.turns.slice(kept.turns).filter((record) => !kept.over.has(record))
+  const changed = session.turns.slice(kept.turns).filter((record) => isChanged(record, kept))
   return {
     ...given,
     isNew,

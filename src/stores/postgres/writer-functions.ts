@@ -32,6 +32,8 @@ const parameters = {
   turn_count: 'bigint[]',
   last_seq: 'bigint[]',
   last_text: 'text[]',
+  first_chunk: 'bigint[]',
+  chunk_bytes: 'bigint[]',
   retain_events: 'bigint[]',
   retain_bytes: 'bigint[]',
   label_session: 'text[]',
@@ -127,22 +129,29 @@ export const writerFunctions = `
     update session s set is_active = w.is_active = 1, updated_at = w.updated_at, archived_at = w.archived_at,
       usage = w.usage, ran_ms = w.ran_ms, tool_calls = w.tool_calls, message_count = w.message_count,
       turn_count = w.turn_count, last_seq = w.last_seq, last_text = w.last_text,
-      owner = case when w.is_active = 1 then p_node end
-    from ${group('id', 'is_new', 'is_active', 'updated_at', 'archived_at', 'usage', 'ran_ms', 'tool_calls', 'message_count', 'turn_count', 'last_seq', 'last_text')}
+      owner = case when w.is_active = 1 then p_node end,
+      -- Of a commit that is repeated, chunks are counted already.
+      retained_bytes = s.retained_bytes + case when w.first_chunk is null then 0
+        when w.first_chunk > s.last_seq then w.chunk_bytes
+        else coalesce((
+          select sum(c.size) from unnest(p_chunk_session, p_chunk_first, p_chunk_size) as c (session, first, size)
+          where c.session = s.id and c.first > s.last_seq
+        ), 0) end
+    from ${group('id', 'is_new', 'is_active', 'updated_at', 'archived_at', 'usage', 'ran_ms', 'tool_calls', 'message_count', 'turn_count', 'last_seq', 'last_text', 'first_chunk', 'chunk_bytes')}
       as w (id, is_new, is_active, updated_at, archived_at, usage, ran_ms, tool_calls, message_count, turn_count,
-        last_seq, last_text, n)
+        last_seq, last_text, first_chunk, chunk_bytes, n)
     where s.id = w.id and w.is_new = 0 and w.id <> all (refused);
 
     -- A name that somebody else has taken meanwhile refuses the whole session.
     with inserted as (
       insert into session (id, is_active, created_at, updated_at, archived_at, name, metadata, usage, ran_ms, tool_calls,
-        message_count, turn_count, last_seq, last_text, epoch, maker, owner)
+        message_count, turn_count, last_seq, last_text, epoch, retained_bytes, maker, owner)
       select w.id, w.is_active = 1, w.created_at, w.updated_at, w.archived_at, w.name, w.metadata, w.usage, w.ran_ms,
-        w.tool_calls, w.message_count, w.turn_count, w.last_seq, w.last_text, w.epoch, p_node,
+        w.tool_calls, w.message_count, w.turn_count, w.last_seq, w.last_text, w.epoch, w.chunk_bytes, p_node,
         case when w.is_active = 1 then p_node end
-      from ${group('id', 'is_new', 'epoch', 'is_active', 'created_at', 'updated_at', 'archived_at', 'name', 'metadata', 'usage', 'ran_ms', 'tool_calls', 'message_count', 'turn_count', 'last_seq', 'last_text')}
+      from ${group('id', 'is_new', 'epoch', 'is_active', 'created_at', 'updated_at', 'archived_at', 'name', 'metadata', 'usage', 'ran_ms', 'tool_calls', 'message_count', 'turn_count', 'last_seq', 'last_text', 'chunk_bytes')}
         as w (id, is_new, epoch, is_active, created_at, updated_at, archived_at, name, metadata, usage, ran_ms, tool_calls,
-          message_count, turn_count, last_seq, last_text, n)
+          message_count, turn_count, last_seq, last_text, chunk_bytes, n)
       where w.is_new = 1 and w.id <> all (refused) order by w.n
       on conflict do nothing
       returning id
@@ -174,20 +183,14 @@ export const writerFunctions = `
     where w.session <> all (refused)
     on conflict (session, n) do update set data = excluded.data;
 
-    -- Of a commit that is repeated, chunks may be here, or have gone again; both are counted already.
-    with added as (
-      insert into chunk (session, first, last, turn, size, frames)
-      select w.session, w.first, w.last, w.turn, w.size, substring(p_frames from w.at::int for w.size::int)
-      from ${group('chunk_session', 'chunk_first', 'chunk_last', 'chunk_turn', 'chunk_at', 'chunk_size')}
-        as w (session, first, last, turn, at, size, n)
-      join session s on s.id = w.session
-      where w.last >= s.first_seq and w.session <> all (refused)
-      on conflict (session, first) do nothing
-      returning session, size
-    ), sums as (
-      select session, sum(size) as size from added group by session
-    )
-    update session s set retained_bytes = retained_bytes + sums.size from sums where s.id = sums.session;
+    -- Of a commit that is repeated, chunks may be here, or have gone again.
+    insert into chunk (session, first, last, turn, size, frames)
+    select w.session, w.first, w.last, w.turn, w.size, substring(p_frames from w.at::int for w.size::int)
+    from ${group('chunk_session', 'chunk_first', 'chunk_last', 'chunk_turn', 'chunk_at', 'chunk_size')}
+      as w (session, first, last, turn, at, size, n)
+    join session s on s.id = w.session
+    where w.last >= s.first_seq and w.session <> all (refused)
+    on conflict (session, first) do nothing;
 
     -- Whole chunks go, the oldest first, and never the newest.
     for grown in
@@ -303,6 +306,10 @@ export function commitArguments(
   const keys = new Map<string, { session: string; key: KeyRow }>()
   for (const { isNew, epoch, retain, row, turns, spent, messages, chunks, interactions, keys: added } of writes) {
     const { id } = row
+    add({
+      first_chunk: chunks[0]?.first ?? null,
+      chunk_bytes: chunks.reduce((sum, { bytes }) => sum + bytes.length, 0),
+    })
     add({ ...columnsOf(row), is_new: isNew ? 1 : 0, epoch, retain_events: retain.events, retain_bytes: retain.bytes })
     for (const label of isNew ? Object.entries(row.metadata.labels ?? {}) : []) {
       add({ label_session: id, label_digest: digestOf(label) })
