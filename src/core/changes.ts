@@ -29,6 +29,22 @@ export class Changes {
     })
   }
 
+  /** The same, or after `ms` milliseconds: for what may change without a word. */
+  async nextWithin(ms: number, signal?: AbortSignal): Promise<void> {
+    const late = new AbortController()
+    const left = () => late.abort(signal?.reason)
+    const timer = setTimeout(() => late.abort(), ms)
+    signal?.addEventListener('abort', left, { once: true })
+    try {
+      await this.next(late.signal)
+    } catch {
+      signal?.throwIfAborted()
+    } finally {
+      clearTimeout(timer)
+      signal?.removeEventListener('abort', left)
+    }
+  }
+
   /** Resolves once `met` is true, or after `ms` milliseconds. */
   async until(met: () => boolean, ms: number): Promise<void> {
     const deadline = new AbortController()

@@ -9,8 +9,12 @@ import { bytesOf, type Kept, keptOf, NOTHING_KEPT, type Pending, prepend, writeO
 import { Settling } from './settling.ts'
 import type { TurnRecord } from './turn-record.ts'
 
-/** Between two commits all that is said is collected: for four times as long as the last one took, or this long. */
-const LONGEST_PAUSE_MS = 20
+/**
+ * Between two commits all that is said is collected: for four times as long as the last one took, where nobody waits for
+ * more than an event, and at the most so that they begin this often. Who waits does so for as long as the last one took.
+ */
+const PERIOD_MS = 22
+const SHORTEST_PAUSE_MS = 2
 /** After a commit that failed. */
 const RETRY_MS = 250
 /** Whoever waits for a commit that does not come is told so after this. */
@@ -47,7 +51,7 @@ export class Journal {
   #immediate: NodeJS.Immediate | undefined
   #running: Promise<void> | undefined
   #lastCommit = 0
-  #pauseMs = 0
+  #tookMs = 0
   #isFailing = false
   /** Aborts when the store has been away for longer than anybody waits. */
   #away = new AbortController()
@@ -208,14 +212,20 @@ export class Journal {
 
   /** Calls `then` once all that has happened in the session so far is kept, whatever goes on there. */
   whenSettled(sessionId: string, then: () => void): void {
-    if (this.isSettled(sessionId)) then()
-    else this.#settling.add(sessionId, !this.#pending.has(sessionId), then)
+    if (this.isSettled(sessionId)) {
+      then()
+      return
+    }
+    this.#settling.add(sessionId, !this.#pending.has(sessionId), then)
+    this.#hurry()
   }
 
   /** The same as a promise. Rejects with a `StoreUnavailableError` when the store stays away. */
   settled(sessionId: string): Promise<void> {
     if (this.isSettled(sessionId)) return Promise.resolve()
-    return this.#settling.wait(sessionId, !this.#pending.has(sessionId), PATIENCE_MS)
+    const kept = this.#settling.wait(sessionId, !this.#pending.has(sessionId), PATIENCE_MS)
+    this.#hurry()
+    return kept
   }
 
   /** Writes all that waits. Resolves when that is done, or has failed. */
@@ -237,9 +247,24 @@ export class Journal {
   #schedule(): void {
     if (this.#timer !== undefined || this.#immediate !== undefined || this.#running !== undefined) return
     if (!this.#isReady) return
-    const wait = this.#lastCommit + (this.#isFailing ? RETRY_MS : this.#pauseMs) - performance.now()
+    const wait = this.#lastCommit + this.#pauseMs - performance.now()
     if (wait <= 0) this.#immediate = setImmediate(() => void this.#commit())
     else this.#timer = setTimeout(() => void this.#commit(), wait)
+  }
+
+  get #pauseMs(): number {
+    if (this.#isFailing) return RETRY_MS
+    const took = this.#tookMs
+    const rest = Math.max(SHORTEST_PAUSE_MS, PERIOD_MS - took)
+    return Math.min(this.#settling.isEmpty ? 4 * took : took, rest)
+  }
+
+  /** Somebody waits for more than an event. */
+  #hurry(): void {
+    if (this.#timer === undefined) return
+    clearTimeout(this.#timer)
+    this.#timer = undefined
+    this.#schedule()
   }
 
   /** Something waits whose session is made: what is said before that, however long it takes, waits for it. */
@@ -257,7 +282,7 @@ export class Journal {
     this.#running ??= this.#write().finally(() => {
       this.#running = undefined
       this.#lastCommit = performance.now()
-      this.#pauseMs = Math.min(LONGEST_PAUSE_MS, 4 * (this.#lastCommit - begunAt))
+      this.#tookMs = this.#lastCommit - begunAt
       this.#schedule()
     })
     return this.#running

@@ -319,11 +319,12 @@ export class PersistentSessionService implements SessionService {
   async waitSessionRegistered(sessionId?: string, { signal }: { signal?: AbortSignal } = {}): Promise<void> {
     const isThere = async () =>
       sessionId === undefined ? this.#count > 0 : (await this.#sessions.row(sessionId))?.isArchived === false
+    const { changes } = this.#engine.parts
     while (!(await isThere())) {
+      signal?.throwIfAborted()
       // On another server it is made without a word.
-      const soon = this.#store.cluster === undefined ? [] : [AbortSignal.timeout(LOOK_AGAIN_MS)]
-      const either = AbortSignal.any([...(signal === undefined ? [] : [signal]), ...soon])
-      await this.#engine.parts.changes.next(either).catch(() => signal?.throwIfAborted())
+      if (this.#store.cluster === undefined) await changes.next(signal)
+      else await changes.nextWithin(LOOK_AGAIN_MS, signal)
     }
   }
 

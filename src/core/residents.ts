@@ -303,7 +303,7 @@ export class Residents {
         if (!(error instanceof CapacityReachedError || error instanceof StoreUnavailableError)) throw error
       }
       // On another server a place may become free without a word.
-      await changes.next(AbortSignal.timeout(RESUME_AGAIN_MS)).catch(() => {})
+      await changes.nextWithin(RESUME_AGAIN_MS)
     }
   }
 

@@ -12,6 +12,10 @@ interface Waiting {
 export class Settling {
   #waiting: Waiting[] = []
 
+  get isEmpty(): boolean {
+    return this.#waiting.length === 0
+  }
+
   /** `then` is never called where another server takes the session over. */
   add(id: string, isInFlight: boolean, then: () => void): void {
     this.#waiting.push({ id, isInFlight, resolve: then })
