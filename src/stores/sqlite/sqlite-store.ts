@@ -194,7 +194,7 @@ export class SqliteStore implements DurableStore {
     if (isNew && !isArchived && name !== undefined && (this.#named(name)?.id ?? id) !== id) return false
     if (isNew) this.#remove(id)
     if (isNew) this.#insert(row)
-    else this.#update(row)
+    this.#update(row, this.#addChunks(id, chunks), retain)
     for (const turn of turns) {
       this.#db.run(
         'insert into turn values (?, ?, ?) on conflict (session, turn) do update set data = excluded.data',
@@ -212,7 +212,6 @@ export class SqliteStore implements DurableStore {
         JSON.stringify(message),
       )
     }
-    if (chunks.length > 0) this.#addChunks(id, retain, chunks)
     for (const { id: interaction, state } of interactions) {
       this.#db.run(
         'insert into interaction (session, id, data) values (?, ?, ?) on conflict (id) do update set data = excluded.data',
@@ -248,44 +247,47 @@ export class SqliteStore implements DurableStore {
     }
   }
 
-  #update(row: SessionRow): void {
-    this.#db.run(
+  #update(row: SessionRow, addedBytes: number, retain: SessionWrite['retain']): void {
+    const kept = this.#db.get(
       `update session set is_active = ?, is_archived = ?, updated_at = ?, usage = ?, ran_ms = ?, tool_calls = ?,
-        message_count = ?, turn_count = ?, last_seq = ?, last_text = ? where id = ?`,
+        message_count = ?, turn_count = ?, last_seq = ?, last_text = ?, retained_bytes = retained_bytes + ? where id = ?
+        returning retained_bytes, first_seq`,
       row.isActive ? 1 : 0,
       row.isArchived ? 1 : 0,
       row.updatedAt,
       ...countsOf(row),
+      addedBytes,
       row.id,
     )
+    if (kept !== undefined && addedBytes > 0) {
+      this.#trim(row, retain, { bytes: Number(kept.retained_bytes), first: Number(kept.first_seq) })
+    }
   }
 
-  /** Of a commit that is repeated, chunks may be here, or have gone again; both are counted already. */
-  #addChunks(id: string, retain: SessionWrite['retain'], chunks: readonly Chunk[]): void {
-    const kept = this.#db.get('select first_seq from session where id = ?', id)
+  /** Of a commit that is repeated, chunks may be here, or have gone again. Returns the bytes that were not counted yet. */
+  #addChunks(id: string, chunks: readonly Chunk[]): number {
     let size = 0
     for (const { first, last, turn, bytes } of chunks) {
-      if (last < Number(kept?.first_seq)) continue
-      const sql = 'insert into chunk values (?, ?, ?, ?, ?) on conflict (session, first) do nothing'
+      const sql = `insert into chunk select ?1, ?2, ?3, ?4, ?5
+        where ?3 >= (select first_seq from session where id = ?1) on conflict (session, first) do nothing`
       if (this.#db.run(sql, id, first, last, turn, bytes) > 0) size += bytes.length
     }
-    this.#trim(id, retain, size)
+    return size
   }
 
   /** Whole chunks go, the oldest first; what is left may be a little less than is allowed. */
-  #trim(id: string, { events, bytes }: SessionWrite['retain'], added: number): void {
-    const row = this.#db.get(
-      'update session set retained_bytes = retained_bytes + ? where id = ? returning retained_bytes, first_seq, last_seq',
-      added,
-      id,
-    ) as { retained_bytes: number; first_seq: number; last_seq: number }
-    let { retained_bytes: left, first_seq: first } = row
-    if (left <= bytes && row.last_seq - first + 1 <= events) return
+  #trim(
+    { id, lastSeq }: SessionRow,
+    { events, bytes }: SessionWrite['retain'],
+    kept: { bytes: number; first: number },
+  ): void {
+    let { bytes: left, first } = kept
+    if (left <= bytes && lastSeq - first + 1 <= events) return
     const oldest = 'select first, last, length(frames) as size from chunk where session = ? order by first limit ?'
     for (const chunk of this.#db.all(oldest, id, SLICE)) {
       const last = Number(chunk.last)
       // The newest is never more than was allowed for a moment.
-      if ((left <= bytes && row.last_seq - first + 1 <= events) || last === row.last_seq) break
+      if ((left <= bytes && lastSeq - first + 1 <= events) || last === lastSeq) break
       this.#db.run('delete from chunk where session = ? and first = ?', id, chunk.first)
       left -= Number(chunk.size)
       first = last + 1
