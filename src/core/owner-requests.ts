@@ -59,9 +59,7 @@ export class OwnerRequests {
   async look(): Promise<void> {
     if (this.#waiting.size === 0) return
     this.#isWanted = true
-    this.#looking ??= this.#lookAll().finally(() => {
-      this.#looking = undefined
-    })
+    this.#looking ??= this.#lookAll()
     await this.#looking
   }
 
@@ -107,15 +105,25 @@ export class OwnerRequests {
   }
 
   async #lookAll(): Promise<void> {
-    while (this.#isWanted) {
-      this.#isWanted = false
-      for (const { number, reply } of await this.#cluster.replies([...this.#waiting.keys()])) {
-        const give = this.#waiting.get(number)
-        if (reply !== undefined) give?.(JSON.parse(reply) as Answer)
-        // Its owner is gone. Where that had begun with it, nobody knows how far it came.
-        else give?.((await this.#cluster.withdraw(number)) ? { isElsewhere: true } : unavailable())
+    try {
+      while (this.#isWanted) {
+        this.#isWanted = false
+        const replies = await this.#cluster.replies([...this.#waiting.keys()])
+        // They are gone from the store by now.
+        for (const { number, reply } of replies) {
+          if (reply !== undefined) this.#waiting.get(number)?.(JSON.parse(reply) as Answer)
+        }
+        for (const { number, reply } of replies) if (reply === undefined) await this.#giveUp(number)
       }
+    } finally {
+      this.#looking = undefined
     }
+  }
+
+  /** Its owner is gone. Where that had begun with it, nobody knows how far it came. */
+  async #giveUp(number: number): Promise<void> {
+    const isNotBegun = await this.#cluster.withdraw(number)
+    this.#waiting.get(number)?.(isNotBegun ? { isElsewhere: true } : unavailable())
   }
 }
 

@@ -27,7 +27,7 @@ export class Ownership {
   /** The epoch as of which a copy in memory is what the store has. */
   readonly #epochs = new WeakMap<SessionTask, number>()
   #asked = new Map<string, Waiting[]>()
-  #claiming = new Set<string>()
+  readonly #claiming = new Map<string, number>()
   /** A claim may have been made of which nobody here knows. */
   isInDoubt = false
 
@@ -72,7 +72,9 @@ export class Ownership {
         try {
           const claim = await this.claim(session.id)
           if (this.renew(session, claim)) return
-          await this.release(session.id, claim.epoch)
+          // Whoever asked at the same time goes on with it, or it is found to be nobody's.
+          if (claim.isShared) this.isInDoubt = true
+          else await this.release(session.id, claim.epoch)
         } catch (error) {
           if (!(error instanceof ElsewhereError || error instanceof SessionNotFoundError)) throw error
         }
@@ -105,22 +107,22 @@ export class Ownership {
    * Takes the session; all that are asked for in one step with one statement. Rejects with an `ElsewhereError` or a
    * `SessionNotFoundError`. `hold` is for the caller to call, once it has a copy.
    */
-  async claim(sessionId: string): Promise<{ before: number; epoch: number }> {
+  async claim(sessionId: string): Promise<{ before: number; epoch: number; isShared: boolean }> {
+    const waiting = this.#asked.get(sessionId) ?? []
     const claim = await new Promise<Claim | undefined>((resolve, reject) => {
       if (this.#asked.size === 0) setImmediate(() => void this.#claimAll())
-      const waiting = this.#asked.get(sessionId) ?? []
       this.#asked.set(sessionId, waiting)
       waiting.push({ resolve, reject })
     })
     if (claim === undefined) throw new SessionNotFoundError(sessionId)
     if (claim.epoch === undefined) throw new ElsewhereError(claim.owner as string)
-    return { before: claim.before, epoch: claim.epoch }
+    return { before: claim.before, epoch: claim.epoch, isShared: waiting.length > 1 }
   }
 
   async #claimAll(): Promise<void> {
     const asked = this.#asked
     this.#asked = new Map()
-    for (const id of asked.keys()) this.#claiming.add(id)
+    for (const id of asked.keys()) this.#claiming.set(id, (this.#claiming.get(id) ?? 0) + 1)
     try {
       const claims = new Map((await (this.#cluster as Cluster).claim([...asked.keys()])).map((one) => [one.id, one]))
       for (const [id, waiting] of asked) for (const { resolve } of waiting) resolve(claims.get(id))
@@ -128,7 +130,11 @@ export class Ownership {
       this.isInDoubt = true
       for (const waiting of asked.values()) for (const { reject } of waiting) reject(error)
     } finally {
-      for (const id of asked.keys()) this.#claiming.delete(id)
+      for (const id of asked.keys()) {
+        const others = (this.#claiming.get(id) ?? 1) - 1
+        if (others === 0) this.#claiming.delete(id)
+        else this.#claiming.set(id, others)
+      }
     }
   }
 }

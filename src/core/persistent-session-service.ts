@@ -180,7 +180,8 @@ export class PersistentSessionService implements SessionService {
           assertHeld()
           return this.#engine.createSession(request, options)
         }
-        return isDeferred ? this.#new.make(create, refuse) : this.#duringStart(() => this.#new.make(create, refuse))
+        // Not for as long as it takes until it is kept: what runs by then has its own place.
+        return this.#new.make(() => (isDeferred ? create() : this.#duringStart(create)), refuse)
       })
       await this.#recount()
       return handle

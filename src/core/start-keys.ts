@@ -54,6 +54,7 @@ export class StartKeys {
     while (performance.now() < until) {
       const known = await this.#known<T>(entryKey, fingerprint)
       if (known !== undefined) return known
+      if (this.#underWay.has(entryKey)) continue
       // What is remembered here the store has forgotten, or never knew.
       this.#keys.forget([entryKey])
       if (attachOnly === true) throw nothingToResume()
