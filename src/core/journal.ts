@@ -322,7 +322,6 @@ export class Journal {
       }
       this.#inFlight = new Map()
       this.#putBack(batch)
-      this.#settling.failed()
       this.unreachable(error)
       return
     }

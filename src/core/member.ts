@@ -114,11 +114,16 @@ export class Member {
   /** What is this server's, for the store, is so here, and the other way round. */
   async #compare(): Promise<void> {
     const { cluster, ownership, residents, journal } = this.#parts
-    const held = ownership.held.filter((id) => !journal.isUnwritten(id))
+    const held = ownership.held.flatMap((id) => {
+      const session = journal.isUnwritten(id) ? undefined : residents.get(id)
+      return session === undefined ? [] : [{ session, epoch: ownership.epochOf(session) }]
+    })
     const owned = new Set(await cluster.owned())
-    for (const id of held) {
-      const session = owned.has(id) || !ownership.has(id) ? undefined : residents.get(id)
-      if (session !== undefined && journal.isSettled(id)) await residents.lose(session)
+    for (const { session, epoch } of held) {
+      const { id } = session
+      // It may have been given back, and taken again, in the meantime.
+      const isStill = ownership.has(id) && ownership.epochOf(session) === epoch
+      if (isStill && !owned.has(id) && journal.isSettled(id)) await residents.lose(session)
     }
   }
 

@@ -140,10 +140,15 @@ export class MemoryEventLog implements EventLog {
 
   /** Puts what is kept elsewhere before the oldest event that is here: the chunk that ends right there. */
   prepend(chunk: Chunk): void {
+    const head = this.#chunks[0]
+    if (head !== undefined && this.#headOffset > 0) {
+      // What was taken off is no longer its beginning's business.
+      this.#chunks[0] = { ...head, first: this.firstSeq, bytes: head.bytes.subarray(this.#headOffset) }
+      this.#headOffset = 0
+    }
     this.#chunks.unshift(chunk)
     this.firstSeq = chunk.first
     this.bytes += chunk.bytes.length
-    this.#headOffset = 0
   }
 
   /** Takes in what another server has written after the newest event that is here. */

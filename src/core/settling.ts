@@ -50,11 +50,6 @@ export class Settling {
     for (const { resolve } of served) resolve()
   }
 
-  /** It has to be made again. */
-  failed(): void {
-    for (const waiting of this.#waiting) waiting.isInFlight = false
-  }
-
   /** Nothing of the session will be kept. */
   drop(id: string): void {
     const dropped = this.#waiting.filter((waiting) => waiting.id === id)
