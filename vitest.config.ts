@@ -1,6 +1,9 @@
 import { defineConfig } from 'vitest/config'
 
 const isFull = process.env.PROMISES === 'full'
+/** What takes long and does not depend on the version of Node: dumps, processes that are killed or stand before a proxy. */
+const LONG = ['test/durable/transfer.test.ts', 'test/durable/cluster-{chaos,nodes}.test.ts', 'test/deploy/**']
+const isBrief = process.env.PROMISES === 'brief'
 const report = process.env.TEST_REPORT
 
 export default defineConfig({
@@ -9,7 +12,11 @@ export default defineConfig({
       {
         extends: true,
         // What a database does when it is frozen or cut off takes long to be seen.
-        test: { name: 'all', include: ['test/**/*.test.ts'], exclude: isFull ? [] : ['test/stores/postgres.test.ts'] },
+        test: {
+          name: 'all',
+          include: ['test/**/*.test.ts'],
+          exclude: isFull ? [] : ['test/stores/postgres.test.ts', ...(isBrief ? LONG : [])],
+        },
       },
       // What a client sees does not depend on the store.
       {
