@@ -38,8 +38,6 @@ export class StoredStreams {
       await journal.settled(sessionId)
       return view
     }
-    const kept = await this.#keptTurn(sessionId, turn)
-    if (kept !== undefined) return kept
     const row = await sessions.readable(sessionId)
     const record = await sessions.record(sessionId, turn)
     if (record.isOver) return record
@@ -52,8 +50,7 @@ export class StoredStreams {
 
   async turn(sessionId: string, turn: number, { after }: TurnStreamOptions = {}): Promise<EventStream | undefined> {
     const { engine, residents, sessions, followers, logs } = this.#parts
-    const isKept = (await this.#keptTurn(sessionId, turn)) !== undefined
-    const resident = isKept ? residents.get(sessionId) : residents.owned(sessionId)
+    const resident = residents.owned(sessionId)
     if (resident !== undefined) {
       const record = resident.turns[turn - 1]
       if (record !== undefined) await logs.fill(sessionId, resident.log, after ?? record.firstSeq - 1)
@@ -119,16 +116,6 @@ export class StoredStreams {
     const scope = followers.interaction(sessionId, interactionId) ?? found
     await logs.fill(sessionId, log, after ?? (scope.firstSeq || log.lastSeq + 1) - 1)
     return streamPart({ id: sessionId, log }, scope, after)
-  }
-
-  /** A turn that ended here: whoever has the session by now, nothing of that turn changes any more. */
-  async #keptTurn(sessionId: string, turn: number): Promise<TurnView | undefined> {
-    const { residents, journal } = this.#parts
-    const record = residents.get(sessionId)?.turns[turn - 1]
-    if (record?.isOver !== true) return undefined
-    await journal.settled(sessionId)
-    // Unless it was lost before that was kept.
-    return record.isOver && residents.get(sessionId)?.turns[turn - 1] === record ? record : undefined
   }
 
   async #scope({ id }: SessionRow, interactionId: string): Promise<Interaction> {

@@ -134,6 +134,19 @@ describe('the stream of a turn', () => {
   })
 })
 
+test('a turn that ended at one node is what the others have, whatever has come since', async () => {
+  const [a, b] = nodes()
+  const id = await createIdle(a.api, { agent: 'scripted' })
+  await a.api.post(`/sessions/${id}/turns`, { prompt: 'say one' })
+  await b.api.post(`/sessions/${id}/turns`, { prompt: 'say two' })
+  const last = (await logOf(b, id, 2)).at(-1)?.id
+  for (const { api } of nodes()) {
+    // Somebody who follows the whole session has seen this turn to its end.
+    expect((await api.get(`/sessions/${id}/turns/1/events?after=${last}`)).status).toBe(204)
+    expectProblem(await api.get(`/sessions/${id}/turns/1/events?after=${Number(last) + 1}`), 400, 'INVALID_PARAMS')
+  }
+})
+
 test('a reader of a session that nobody runs sees the turns of all nodes, in one order', async () => {
   const [a, b, c] = nodes()
   const id = await createIdle(a.api, { agent: 'scripted' })
