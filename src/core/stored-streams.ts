@@ -58,7 +58,7 @@ export class StoredStreams {
     }
     const row = await sessions.readable(sessionId)
     const record = await sessions.record(sessionId, turn)
-    const log = await followers.open(row)
+    const log = await this.#logWith(row, record)
     if (!record.isOver) await followers.follow(sessionId, log, { turns: [record] })
     assertCursor(log, after)
     const scope = followers.turn(sessionId, turn) ?? record
@@ -110,12 +110,18 @@ export class StoredStreams {
     if (!found.isOver && store.cluster === undefined) {
       return residents.with(sessionId, () => engine.streamInteraction(sessionId, interactionId, { after }))
     }
-    const log = await followers.open(row)
+    const log = await this.#logWith(row, found)
     if (!found.isOver) await followers.follow(sessionId, log, { interactions: [found] })
     assertCursor(log, after)
     const scope = followers.interaction(sessionId, interactionId) ?? found
     await logs.fill(sessionId, log, after ?? (scope.firstSeq || log.lastSeq + 1) - 1)
     return streamPart({ id: sessionId, log }, scope, after)
+  }
+
+  /** The session's log, with all of a part that is over: what was read of it after the row may be ahead of the row. */
+  async #logWith(row: SessionRow, { isOver, lastSeq }: { isOver: boolean; lastSeq: number }): Promise<MemoryEventLog> {
+    const { followers, sessions } = this.#parts
+    return followers.open(isOver && lastSeq > row.lastSeq ? await sessions.readable(row.id) : row)
   }
 
   async #scope({ id }: SessionRow, interactionId: string): Promise<Interaction> {

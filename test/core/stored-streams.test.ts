@@ -1,0 +1,74 @@
+import { expect, onTestFinished, test } from 'vitest'
+import type { EventStream } from '../../src/core/event-stream.ts'
+import type { NewEvent } from '../../src/core/events.ts'
+import { PersistentSessionService } from '../../src/core/persistent-session-service.ts'
+import { useSlowClock } from '../helpers/fake-server.ts'
+import { chunkOf, deltas, FakeCluster, FakeStore, rowFor, stateFor, turnFor } from '../helpers/fake-store.ts'
+import { parrot } from './support.ts'
+
+const ID = 's'
+const END = { type: 'run_failed', session_id: ID, error: 'oh', code: 'TURN_LOST' } as NewEvent
+const DISMISSED: NewEvent = { type: 'interaction_failed', interaction_id: 'i', error: 'oh', code: 'INBOX_CLOSED' }
+
+/** A server that reads what another one writes, of which one event is there. */
+async function reader() {
+  useSlowClock()
+  const store = new FakeStore(new FakeCluster())
+  store.put(rowFor(ID, { isActive: true, turnCount: 1 }), [turnFor(1)])
+  store.say(ID, deltas('a'))
+  store.cluster?.owners.set(ID, 'there')
+  const service = await PersistentSessionService.open({
+    store,
+    retention: { events: 1_000, bytes: 1_000_000 },
+    idleEvictMs: 60_000,
+    agents: [parrot],
+    defaultAgent: parrot.name,
+    maxSessions: 100,
+    maxActiveTurns: 100,
+    maxQueuedTurns: 4,
+    archiveDrainMs: 60_000,
+  })
+  onTestFinished(() => service.close({ drainMs: 0 }))
+  return { store, service }
+}
+
+/** What happens between the next read of a session's row and whatever is read after it. */
+function onceRead(store: FakeStore, happen: () => void): void {
+  const read = store.session.bind(store)
+  store.session = async (id) => {
+    const row = await read(id)
+    store.session = read
+    happen()
+    return row
+  }
+}
+
+function readAll(stream: EventStream | undefined): string {
+  let text = ''
+  for (let bytes = stream?.read(); bytes !== undefined; bytes = stream?.read()) text += bytes.toString()
+  return text
+}
+
+test('a turn that ends elsewhere while it is looked up is read to its end', async () => {
+  const { store, service } = await reader()
+  onceRead(store, () => {
+    store.say(ID, [...deltas('b'), END], { isActive: false })
+    store.put(store.kept.get(ID)?.row ?? rowFor(ID), [turnFor(1, { status: 'failed', endedAt: 9, lastSeq: 3 })])
+  })
+  const stream = await service.streamTurn(ID, 1)
+  const events = [...deltas('a'), ...deltas('b'), END]
+  expect(readAll(stream)).toBe(chunkOf(1, events).bytes.toString())
+  expect(stream?.ended).toBe(true)
+})
+
+test('an interaction that ends elsewhere while it is looked up is read to its end', async () => {
+  const { store, service } = await reader()
+  onceRead(store, () => {
+    store.say(ID, [DISMISSED])
+    const state = stateFor({ turn: 1, firstSeq: 2, lastSeq: 2, terminal: DISMISSED })
+    store.kept.get(ID)?.interactions.set('i', { id: 'i', state })
+  })
+  const stream = await service.streamInteraction(ID, 'i')
+  expect(readAll(stream)).toBe(chunkOf(2, [DISMISSED]).bytes.toString())
+  expect(stream?.ended).toBe(true)
+})
