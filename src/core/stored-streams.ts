@@ -1,6 +1,6 @@
 import type { DurableStore, SessionRow } from './durable-store.ts'
 import type { EphemeralSessionService } from './ephemeral-session-service.ts'
-import { InteractionNotFoundError, InvalidCursorError, ShuttingDownError } from './errors.ts'
+import { InteractionNotFoundError, InvalidCursorError, ShuttingDownError, TurnNotFoundError } from './errors.ts'
 import type { EventStream, SessionStreamOptions, TurnStreamOptions } from './event-stream.ts'
 import type { Followers } from './followers.ts'
 import { Interaction } from './interaction.ts'
@@ -9,7 +9,8 @@ import type { LogFiller } from './log-filler.ts'
 import type { MemoryEventLog } from './memory-event-log.ts'
 import type { Residents } from './residents.ts'
 import type { TurnView } from './session-service.ts'
-import { streamAll, streamPart } from './session-streams.ts'
+import { readableOf, streamAll, streamPart } from './session-streams.ts'
+import type { SessionTask } from './session-task.ts'
 import type { StoredSessions } from './stored-sessions.ts'
 
 export interface StoredStreamsParts {
@@ -22,7 +23,10 @@ export interface StoredStreamsParts {
   store: DurableStore
 }
 
-/** Readers of what a store keeps: from memory where the session runs here, else from the store and whoever writes it. */
+/**
+ * Readers of what a store keeps: from memory where the session runs here, else from the store and whoever writes it. What
+ * was found in memory is read there: while older events are fetched, the session may leave for others that need the room.
+ */
 export class StoredStreams {
   readonly #parts: StoredStreamsParts
 
@@ -31,13 +35,19 @@ export class StoredStreams {
   }
 
   async turnEnded(sessionId: string, turn: number, signal?: AbortSignal): Promise<TurnView> {
-    const { engine, residents, sessions, followers, journal } = this.#parts
+    const { engine, residents, journal } = this.#parts
     const left = signal === undefined ? journal.away : AbortSignal.any([signal, journal.away])
     if (residents.owned(sessionId) !== undefined) {
       const view = await engine.turnEnded(sessionId, turn, left)
       await journal.settled(sessionId)
       return view
     }
+    const record = (await this.#copyWithAllOf(sessionId, turn))?.turns[turn - 1]
+    return record ?? this.#endedElsewhere(sessionId, turn, left)
+  }
+
+  async #endedElsewhere(sessionId: string, turn: number, left: AbortSignal): Promise<TurnView> {
+    const { sessions, followers } = this.#parts
     const row = await sessions.readable(sessionId)
     const record = await sessions.record(sessionId, turn)
     if (record.isOver) return record
@@ -49,12 +59,14 @@ export class StoredStreams {
   }
 
   async turn(sessionId: string, turn: number, { after }: TurnStreamOptions = {}): Promise<EventStream | undefined> {
-    const { engine, residents, sessions, followers, logs } = this.#parts
-    const resident = residents.owned(sessionId)
+    const { residents, sessions, followers, logs } = this.#parts
+    const resident = residents.owned(sessionId) ?? (await this.#copyWithAllOf(sessionId, turn, after))
     if (resident !== undefined) {
       const record = resident.turns[turn - 1]
-      if (record !== undefined) await logs.fill(sessionId, resident.log, after ?? record.firstSeq - 1)
-      return engine.streamTurn(sessionId, turn, { after })
+      if (record === undefined) throw new TurnNotFoundError(sessionId, turn)
+      assertCursor(resident.log, after)
+      await logs.fill(sessionId, resident.log, after ?? record.firstSeq - 1)
+      return streamPart(resident, record, after)
     }
     const row = await sessions.readable(sessionId)
     const record = await sessions.record(sessionId, turn)
@@ -73,7 +85,9 @@ export class StoredStreams {
       const from = after ?? (resident.activeRecord?.firstSeq ?? resident.log.lastSeq + 1) - 1
       await logs.fill(sessionId, resident.log, from)
       followers.expect(sessionId, resident.log as MemoryEventLog)
-      return engine.streamSession(sessionId, { after })
+      assertCursor(resident.log, after)
+      if (engine.closing && !resident.isOver) throw new ShuttingDownError()
+      return streamAll(readableOf(resident), after)
     }
     const row = await sessions.readable(sessionId)
     const active = await sessions.activeRecord(row)
@@ -98,11 +112,11 @@ export class StoredStreams {
     const resident = residents.owned(sessionId)
     if (resident !== undefined) {
       const scope = resident.inbox?.find(interactionId)
-      if (scope !== undefined) {
-        await logs.fill(resident.id, resident.log, after ?? scope.firstSeq - 1)
-        if (!scope.isOver) followers.expect(sessionId, resident.log as MemoryEventLog, { interactions: [scope] })
-      }
-      return engine.streamInteraction(sessionId, interactionId, { after })
+      if (scope === undefined) throw new InteractionNotFoundError(sessionId, interactionId)
+      assertCursor(resident.log, after)
+      await logs.fill(sessionId, resident.log, after ?? scope.firstSeq - 1)
+      if (!scope.isOver) followers.expect(sessionId, resident.log as MemoryEventLog, { interactions: [scope] })
+      return streamPart(resident, scope, after)
     }
     const row = await sessions.readable(sessionId)
     const found = await this.#scope(row, interactionId)
@@ -116,6 +130,21 @@ export class StoredStreams {
     const scope = followers.interaction(sessionId, interactionId) ?? found
     await logs.fill(sessionId, log, after ?? (scope.firstSeq || log.lastSeq + 1) - 1)
     return streamPart({ id: sessionId, log }, scope, after)
+  }
+
+  /**
+   * The copy in memory of a session, where it has all of a turn that is over. Whoever goes on with the session, nothing
+   * of that turn changes any more; what came later may be missing, so a cursor beyond it is for the store to judge.
+   */
+  async #copyWithAllOf(sessionId: string, turn: number, after = 0): Promise<SessionTask | undefined> {
+    const { residents, journal } = this.#parts
+    const isHere = (session: SessionTask | undefined): session is SessionTask =>
+      session?.turns[turn - 1]?.isOver === true && after <= session.log.lastSeq
+    const session = residents.get(sessionId)
+    if (!isHere(session)) return undefined
+    await journal.settled(sessionId)
+    // It may have been lost before that was kept.
+    return residents.get(sessionId) === session && isHere(session) ? session : undefined
   }
 
   /** The session's log, with all of a part that is over: what was read of it after the row may be ahead of the row. */

@@ -17,19 +17,23 @@ async function reader() {
   store.put(rowFor(ID, { isActive: true, turnCount: 1 }), [turnFor(1)])
   store.say(ID, deltas('a'))
   store.cluster?.owners.set(ID, 'there')
+  return { store, service: await serviceOver(store) }
+}
+
+async function serviceOver(store: FakeStore, maxSessions = 100) {
   const service = await PersistentSessionService.open({
     store,
     retention: { events: 1_000, bytes: 1_000_000 },
     idleEvictMs: 60_000,
     agents: [parrot],
     defaultAgent: parrot.name,
-    maxSessions: 100,
+    maxSessions,
     maxActiveTurns: 100,
     maxQueuedTurns: 4,
     archiveDrainMs: 60_000,
   })
   onTestFinished(() => service.close({ drainMs: 0 }))
-  return { store, service }
+  return service
 }
 
 /** What happens between the next read of a session's row and whatever is read after it. */
@@ -71,4 +75,18 @@ test('an interaction that ends elsewhere while it is looked up is read to its en
   const stream = await service.streamInteraction(ID, 'i')
   expect(readAll(stream)).toBe(chunkOf(2, [DISMISSED]).bytes.toString())
   expect(stream?.ended).toBe(true)
+})
+
+test('a session that leaves for another while older events of it are fetched is read all the same', async () => {
+  const store = new FakeStore()
+  store.put(rowFor(ID, { turnCount: 1 }), [turnFor(1, { status: 'failed', endedAt: 9, lastSeq: 2 })])
+  store.say(ID, [...deltas('a'), END])
+  const service = await serviceOver(store, 1)
+  await service.turnEnded(ID, (await service.startTurn(ID, { prompt: 'second' })).turn as number)
+  const read = store.chunks.bind(store)
+  store.chunks = async (id, range) => {
+    await service.createSession({ initial_turn: 'deferred' })
+    return read(id, range)
+  }
+  expect(readAll(await service.streamTurn(ID, 1))).toBe(chunkOf(1, [...deltas('a'), END]).bytes.toString())
 })
