@@ -92,7 +92,7 @@ export class Residents {
       // It may have been given back between two steps, or taken over.
       for (;;) {
         const session = await this.#bring(sessionId)
-        if (this.owned(sessionId) === session) return await act(session)
+        if (this.owned(sessionId) === session) return await this.#act(session, act)
       }
     } finally {
       const pins = (this.#pins.get(sessionId) ?? 1) - 1
@@ -100,6 +100,16 @@ export class Residents {
       else this.#pins.set(sessionId, pins)
       this.used(sessionId)
       this.#giveBack(sessionId)
+    }
+  }
+
+  async #act<T>(session: SessionTask, act: (session: SessionTask) => T | Promise<T>): Promise<T> {
+    try {
+      return await act(session)
+    } catch (error) {
+      const isLost = this.get(session.id) !== session && !session.isOver
+      // It is not here any more, but it is elsewhere.
+      throw isLost && error instanceof SessionNotFoundError ? new StoreUnavailableError(error) : error
     }
   }
 

@@ -229,6 +229,16 @@ test('what is on its way here is not taken up as well', async () => {
   expect(await came).toBe('came')
 })
 
+test('what is lost while it is dealt with is not said to be missing', async () => {
+  const { engine, residents, running } = await setup()
+  const session = await running()
+  const dealtWith = residents.with(session.id, async () => {
+    void residents.lose(session)
+    engine.interrupt(session.id)
+  })
+  await expect(dealtWith).rejects.toThrow(StoreUnavailableError)
+})
+
 test('what there is no room for is tried again', async () => {
   const { store, cluster, engine, residents, ownership, clock, running } = await setup({ maxSessions: 1 })
   const session = await running()

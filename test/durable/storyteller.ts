@@ -117,7 +117,9 @@ export class Storyteller {
     if (stream === undefined) return false
     if (stream.status === 204) return true
     if (stream.status !== 200) {
-      if (!IN_PASSING.includes(stream.status)) faults.push(`${key} was answered ${stream.status}`)
+      if (!IN_PASSING.includes(stream.status)) {
+        faults.push(`${key} was answered ${stream.status}: ${await answerOf(stream)}`)
+      }
       stream.leave()
       return false
     }
@@ -180,7 +182,9 @@ export class Listener {
   async #follow(stream: EventStream): Promise<void> {
     const { faults } = this.#witness
     if (stream.status !== 200) {
-      if (!IN_PASSING.includes(stream.status)) faults.push(`a reader was answered ${stream.status}`)
+      if (!IN_PASSING.includes(stream.status)) {
+        faults.push(`a reader was answered ${stream.status}: ${await answerOf(stream)}`)
+      }
       stream.leave()
       return
     }
@@ -190,6 +194,12 @@ export class Listener {
     })
     if (stream.end === 'clean') faults.push('a reader was told that a session is over which goes on')
   }
+}
+
+/** What came instead of a stream, as far as it came. */
+async function answerOf(stream: EventStream): Promise<string> {
+  await stream.all().catch(() => {})
+  return stream.text
 }
 
 export const seenBy = (witnesses: readonly Witness[]) => witnesses.reduce((sum, { seen }) => sum + seen.size, 0)
