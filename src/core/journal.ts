@@ -10,8 +10,8 @@ import { Settling } from './settling.ts'
 import type { TurnRecord } from './turn-record.ts'
 
 /**
- * Between two commits all that is said is collected: for four times as long as the last one took, where nobody waits for
- * more than an event, and at the most so that they begin this often. Who waits does so for as long as the last one took.
+ * Between two commits all that is said is collected: for four times as long as the last one took, and at the most so that
+ * they begin this often. Whoever waits for more than an event gets a commit of its own sessions in between, at once.
  */
 const PERIOD_MS = 22
 const SHORTEST_PAUSE_MS = 2
@@ -26,7 +26,7 @@ const MAX_WAITING_BYTES = 64 * 1024 * 1024
 
 /**
  * Carries what happens in sessions into a durable store: one commit for all of them, at once after a pause and then as
- * often as commits are cheap, at least every 20 ms. An event is seen by nobody before its commit; its turn's record,
+ * often as commits are cheap, at least every 22 ms. An event is seen by nobody before its commit; its turn's record,
  * messages and usage are part of the same.
  */
 export class Journal {
@@ -50,7 +50,8 @@ export class Journal {
   #timer: NodeJS.Timeout | undefined
   #immediate: NodeJS.Immediate | undefined
   #running: Promise<void> | undefined
-  #lastCommit = 0
+  /** When the last commit was over that had everything in it, and how long it took. */
+  #lastWhole = Number.NEGATIVE_INFINITY
   #tookMs = 0
   #isFailing = false
   /** Aborts when the store has been away for longer than anybody waits. */
@@ -247,19 +248,24 @@ export class Journal {
   #schedule(): void {
     if (this.#timer !== undefined || this.#immediate !== undefined || this.#running !== undefined) return
     if (!this.#isReady) return
-    const wait = this.#lastCommit + this.#pauseMs - performance.now()
-    if (wait <= 0) this.#immediate = setImmediate(() => void this.#commit())
+    const wait = this.#isHurried ? 0 : this.#untilWholeMs
+    if (wait <= 0) this.#immediate = setImmediate(() => void this.#commit(this.#untilWholeMs <= 0))
     else this.#timer = setTimeout(() => void this.#commit(), wait)
   }
 
-  get #pauseMs(): number {
-    if (this.#isFailing) return RETRY_MS
-    const took = this.#tookMs
-    const rest = Math.max(SHORTEST_PAUSE_MS, PERIOD_MS - took)
-    return Math.min(this.#settling.isEmpty ? 4 * took : took, rest)
+  get #untilWholeMs(): number {
+    const rest = Math.max(SHORTEST_PAUSE_MS, PERIOD_MS - this.#tookMs)
+    const pause = this.#isFailing ? RETRY_MS : Math.min(4 * this.#tookMs, rest)
+    return this.#lastWhole + pause - performance.now()
   }
 
-  /** Somebody waits for more than an event. */
+  /** Somebody waits for more than an event, of a session that is made. */
+  get #isHurried(): boolean {
+    if (this.#isFailing) return false
+    for (const id of this.#settling.ids()) if (this.#pending.has(id) && this.#sessions.has(id)) return true
+    return false
+  }
+
   #hurry(): void {
     if (this.#timer === undefined) return
     clearTimeout(this.#timer)
@@ -273,29 +279,36 @@ export class Journal {
     return false
   }
 
-  #commit(): Promise<void> {
+  /** Not `whole` is what somebody waits for. */
+  #commit(whole = true): Promise<void> {
     clearTimeout(this.#timer)
     clearImmediate(this.#immediate)
     this.#timer = undefined
     this.#immediate = undefined
     const begunAt = performance.now()
-    this.#running ??= this.#write().finally(() => {
+    this.#running ??= this.#write(whole).finally(() => {
       this.#running = undefined
-      this.#lastCommit = performance.now()
-      this.#tookMs = this.#lastCommit - begunAt
+      if (whole || this.#isFailing) {
+        this.#lastWhole = performance.now()
+        this.#tookMs = this.#lastWhole - begunAt
+      }
       this.#schedule()
     })
     return this.#running
   }
 
-  async #write(): Promise<void> {
-    const away = [...this.#pending].filter(([id, pending]) => this.#sessions.has(id) && !this.#isOurs(id, pending))
+  async #write(whole: boolean): Promise<void> {
+    const wanted = whole ? undefined : this.#settling.ids()
+    const isDue = (id: string) => this.#sessions.has(id) && wanted?.has(id) !== false
+    const away = [...this.#pending].filter(([id, pending]) => isDue(id) && !this.#isOurs(id, pending))
     if (away.length > 0 && !(await this.#takeBack(away.map(([id]) => this.#sessions.get(id) as SessionTask)))) return
-    for (const id of this.#pending.keys()) (this.#sessions.get(id)?.log as MemoryEventLog | undefined)?.flush()
+    for (const id of this.#pending.keys()) {
+      if (isDue(id)) (this.#sessions.get(id)?.log as MemoryEventLog | undefined)?.flush()
+    }
     const batch = new Map<string, Pending>()
     const later = new Map<string, Pending>()
     for (const [id, pending] of this.#pending) {
-      if (this.#sessions.has(id) && this.#isOurs(id, pending)) batch.set(id, pending)
+      if (isDue(id) && this.#isOurs(id, pending)) batch.set(id, pending)
       else later.set(id, pending)
     }
     this.#pending = later

@@ -12,8 +12,9 @@ interface Waiting {
 export class Settling {
   #waiting: Waiting[] = []
 
-  get isEmpty(): boolean {
-    return this.#waiting.length === 0
+  /** The sessions of which something is waited for that no commit under way has. */
+  ids(): ReadonlySet<string> {
+    return new Set(this.#waiting.flatMap(({ id, isInFlight }) => (isInFlight ? [] : [id])))
   }
 
   /** `then` is never called where another server takes the session over. */

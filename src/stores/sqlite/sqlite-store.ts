@@ -21,6 +21,8 @@ import { WriteAheadLog } from './write-ahead-log.ts'
 
 /** So many sessions, or keys, are forgotten in one go. */
 const SLICE = 100
+/** Of what is read until there are enough bytes. */
+const CHUNKS_AT_ONCE = 16
 /** Interactions that are over and can still be read, for each session. */
 const INTERACTIONS_KEPT = 1_024
 
@@ -124,14 +126,19 @@ export class SqliteStore implements DurableStore {
     { after, before, maxBytes }: { after: number; before: number; maxBytes: number },
   ): Promise<Chunk[]> {
     return this.#db.guarded(() => {
-      const sql = 'select first, last, turn, frames from chunk where session = ? and first < ? order by first desc'
+      // So many at a time: the driver reads a hundred of what it is asked for, and leaves open what is not read to its end.
+      const sql = `select first, last, turn, frames from chunk where session = ? and first < ? and last > ?
+        order by first desc limit ${CHUNKS_AT_ONCE}`
       const chunks: Chunk[] = []
       let bytes = 0
-      for (const row of this.#db.iterate(sql, id, before)) {
-        const chunk = toChunk(row)
-        if (chunk.last <= after || bytes >= maxBytes) break
-        chunks.push(chunk)
-        bytes += chunk.bytes.length
+      for (let from = before; bytes < maxBytes; from = (chunks.at(-1) as Chunk).first) {
+        const found = this.#db.all(sql, id, from, after).map(toChunk)
+        for (const chunk of found) {
+          if (bytes >= maxBytes) break
+          chunks.push(chunk)
+          bytes += chunk.bytes.length
+        }
+        if (found.length < CHUNKS_AT_ONCE) break
       }
       return chunks
     })
@@ -283,15 +290,17 @@ export class SqliteStore implements DurableStore {
   ): void {
     let { bytes: left, first } = kept
     if (left <= bytes && lastSeq - first + 1 <= events) return
-    const oldest = 'select first, last, length(frames) as size from chunk where session = ? order by first limit ?'
-    for (const chunk of this.#db.all(oldest, id, SLICE)) {
-      const last = Number(chunk.last)
+    // One by one: the driver would read a hundred at once, and there is seldom more than one to go.
+    const oldest =
+      'select last, length(frames) as size from chunk where session = ? and first >= ? order by first limit 1'
+    for (let i = 0; i < SLICE && (left > bytes || lastSeq - first + 1 > events); i++) {
+      const chunk = this.#db.get(oldest, id, first)
       // The newest is never more than was allowed for a moment.
-      if ((left <= bytes && lastSeq - first + 1 <= events) || last === lastSeq) break
-      this.#db.run('delete from chunk where session = ? and first = ?', id, chunk.first)
+      if (chunk === undefined || chunk.last === lastSeq) break
       left -= Number(chunk.size)
-      first = last + 1
+      first = Number(chunk.last) + 1
     }
+    this.#db.run('delete from chunk where session = ? and first < ?', id, first)
     this.#db.run('update session set retained_bytes = ?, first_seq = ? where id = ?', left, first, id)
   }
 

@@ -24,10 +24,6 @@ export class Statements {
     return this.#statement(sql).all(...values) as Row[]
   }
 
-  iterate(sql: string, ...values: unknown[]): Iterable<Row> {
-    return this.#statement(sql).iterate(...values) as Iterable<Row>
-  }
-
   /** What goes wrong is that the store is not available. */
   guarded<T>(act: () => T): T {
     try {
