@@ -126,6 +126,8 @@ export interface SessionWrite {
   /** How much of its events is kept. */
   readonly retain: { readonly events: number; readonly bytes: number }
   readonly row: SessionRow
+  /** Of the row nothing has changed since it was last written but `lastSeq`: a turn talks. */
+  readonly hasOnlyGrown: boolean
   /** New ones, and what they are now. */
   readonly turns: readonly TurnRow[]
   /** Turns that are over now and were not before. */

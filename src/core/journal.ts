@@ -316,11 +316,16 @@ export class Journal {
     this.#inFlight = batch
     this.#settling.begun(batch)
     const sessions = new Map([...batch.keys()].map((id) => [id, this.#sessions.get(id) as SessionTask]))
-    const kept = new Map([...sessions.values()].map((session) => [session, keptOf(session)]))
+    const kept = new Map<SessionTask, Kept>()
     const writes = [...batch].map(([id, pending]) => {
       const session = sessions.get(id) as SessionTask
+      const before = this.#kept.get(session) ?? NOTHING_KEPT
       const given = { epoch: this.#ownership.epochOf(session), retain: this.#retention }
-      return writeOf(session, pending, this.#kept.get(session) ?? NOTHING_KEPT, given)
+      const write = writeOf(session, pending, before, given)
+      kept.set(session, { ...keptOf(session, before), row: write.row })
+      // Where the answer is lost it is not known any more.
+      this.#kept.set(session, { ...before, row: undefined })
+      return write
     })
     // From here on, since the answer may be late.
     for (const { row } of writes) if (!row.isActive) this.#ownership.giveUp(row.id)

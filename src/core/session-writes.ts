@@ -1,4 +1,4 @@
-import type { InteractionRow, KeyRow, SessionWrite, SpentRow } from './durable-store.ts'
+import type { InteractionRow, KeyRow, SessionRow, SessionWrite, SpentRow } from './durable-store.ts'
 import type { Interaction } from './interaction.ts'
 import type { Chunk } from './memory-event-log.ts'
 import { rowOf, spentTurnOf, turnRowOf } from './session-rows.ts'
@@ -19,6 +19,8 @@ export interface Pending {
 
 /** How much of a session is kept already. */
 export interface Kept {
+  /** As it was last written, where that is known. */
+  readonly row?: SessionRow | undefined
   readonly messages: number
   /** Turns before this one are over and kept. */
   readonly turns: number
@@ -28,12 +30,26 @@ export interface Kept {
   readonly open: ReadonlyMap<TurnRecord, string>
 }
 
+/** Of the columns that ever change, those that do not while a turn talks. */
+const SAME = [
+  'isActive',
+  'isArchived',
+  'updatedAt',
+  'metadata',
+  'usage',
+  'ranMs',
+  'toolCalls',
+  'messageCount',
+  'turnCount',
+  'lastText',
+] as const
+
 export const NOTHING_KEPT: Kept = { messages: 0, turns: 0, over: new Set(), open: new Map() }
 
-/** What is kept of a session that the store has as it is now. */
-export function keptOf({ messages, turns }: SessionTask): Kept {
-  const firstOpen = turns.findIndex(({ isOver }) => !isOver)
-  const kept = firstOpen === -1 ? turns.length : firstOpen
+/** What is kept of a session that the store has as it is now, where `before` was kept already. */
+export function keptOf({ messages, turns }: SessionTask, before: Kept = NOTHING_KEPT): Kept {
+  let kept = before.turns
+  while (turns[kept]?.isOver === true) kept++
   const rest = turns.slice(kept)
   const over = new Set(rest.filter(({ isOver }) => isOver))
   const open = new Map(rest.filter(({ isOver }) => !isOver).map((record) => [record, progressOf(record)]))
@@ -57,10 +73,12 @@ export function writeOf(
   given: Pick<SessionWrite, 'epoch' | 'retain'>,
 ): SessionWrite {
   const changed = session.turns.slice(kept.turns).filter((record) => isChanged(record, kept))
+  const row = rowOf(session)
   return {
     ...given,
     isNew,
-    row: rowOf(session),
+    row,
+    hasOnlyGrown: !isNew && kept.row !== undefined && hasOnlyGrown(kept.row, row),
     turns: changed.map(turnRowOf),
     spent: changed.filter(({ isOver }) => isOver).map((record) => spentRowOf(session, record)),
     messages: { from: kept.messages, added: session.messages.slice(kept.messages) },
@@ -68,6 +86,10 @@ export function writeOf(
     interactions: [...interactions].map((one): InteractionRow => ({ id: one.id, state: one.toState() })),
     keys,
   }
+}
+
+function hasOnlyGrown(before: SessionRow, now: SessionRow): boolean {
+  return SAME.every((column) => before[column] === now[column])
 }
 
 function spentRowOf({ metadata }: SessionTask, record: TurnRecord): SpentRow {

@@ -152,6 +152,7 @@ class ExportReader {
         // What the source has kept is kept; the next server trims it as its settings say.
         retain: { events: Number.MAX_SAFE_INTEGER, bytes: Number.MAX_SAFE_INTEGER },
         row,
+        hasOnlyGrown: false,
         turns,
         // It was not spent here.
         spent: [],

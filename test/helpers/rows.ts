@@ -32,6 +32,7 @@ export function sessionWrite(
     epoch: 1,
     retain: { events: 100_000, bytes: 64 * 1024 * 1024 },
     row: sessionRow(row),
+    hasOnlyGrown: false,
     turns: [],
     spent: [],
     messages: { from: 0, added: [] },

@@ -9,18 +9,19 @@ const CONTROL_CONNECTIONS = 2
 const ANSWER_MS = 15_000
 const CLOSE_SECONDS = 4
 
-/** An array as PostgreSQL reads one. */
-const serialize = (values: readonly (string | number | null)[]) =>
-  `{${values.map((value) => (value === null ? 'null' : `"${String(value).replace(/[\\"]/g, '\\$&')}"`)).join()}}`
+/** Arrays as PostgreSQL reads them. */
+const texts = (values: readonly (string | null)[]) =>
+  `{${values.map((value) => (value === null ? 'null' : `"${value.replace(/[\\"]/g, '\\$&')}"`)).join()}}`
+const numbers = (values: readonly (number | null)[]) => `{${values.map((value) => value ?? 'null').join()}}`
 const parse = (text: string) => text
 
 const common = {
   // The driver would ask for them on every connection, and nobody hears when that fails.
   fetch_types: false,
   types: {
-    texts: { to: 1009, from: [1009], serialize, parse },
-    bigints: { to: 1016, from: [1016], serialize, parse },
-    floats: { to: 1022, from: [1022], serialize, parse },
+    texts: { to: 1009, from: [1009], serialize: texts, parse },
+    bigints: { to: 1016, from: [1016], serialize: numbers, parse },
+    floats: { to: 1022, from: [1022], serialize: numbers, parse },
   },
   connect_timeout: 5,
   // Seconds before it connects again. Left to itself it would grow to 20.

@@ -20,6 +20,13 @@ const parameters = {
   is_new: 'bigint[]',
   epoch: 'bigint[]',
   is_active: 'bigint[]',
+  last_seq: 'bigint[]',
+  first_chunk: 'bigint[]',
+  chunk_bytes: 'bigint[]',
+  retain_events: 'bigint[]',
+  retain_bytes: 'bigint[]',
+  // The rest of those rows that have changed.
+  row_id: 'text[]',
   created_at: 'bigint[]',
   updated_at: 'bigint[]',
   archived_at: 'bigint[]',
@@ -30,12 +37,7 @@ const parameters = {
   tool_calls: 'bigint[]',
   message_count: 'bigint[]',
   turn_count: 'bigint[]',
-  last_seq: 'bigint[]',
   last_text: 'text[]',
-  first_chunk: 'bigint[]',
-  chunk_bytes: 'bigint[]',
-  retain_events: 'bigint[]',
-  retain_bytes: 'bigint[]',
   label_session: 'text[]',
   label_digest: 'text[]',
   turn_session: 'text[]',
@@ -126,10 +128,14 @@ export const writerFunctions = `
     end if;
 
     -- Before the new ones: an archived session gives its name away. Who is idle has no owner.
-    update session s set is_active = w.is_active = 1, updated_at = w.updated_at, archived_at = w.archived_at,
-      usage = w.usage, ran_ms = w.ran_ms, tool_calls = w.tool_calls, message_count = w.message_count,
-      turn_count = w.turn_count, last_seq = w.last_seq, last_text = w.last_text,
+    update session s set is_active = w.is_active = 1, last_seq = w.last_seq,
       owner = case when w.is_active = 1 then p_node end,
+      updated_at = coalesce(r.updated_at, s.updated_at),
+      archived_at = case when r.id is null then s.archived_at else r.archived_at end,
+      usage = coalesce(r.usage, s.usage), ran_ms = coalesce(r.ran_ms, s.ran_ms),
+      tool_calls = coalesce(r.tool_calls, s.tool_calls),
+      message_count = coalesce(r.message_count, s.message_count), turn_count = coalesce(r.turn_count, s.turn_count),
+      last_text = case when r.id is null then s.last_text else r.last_text end,
       -- Of a commit that is repeated, chunks are counted already.
       retained_bytes = s.retained_bytes + case when w.first_chunk is null then 0
         when w.first_chunk > s.last_seq then w.chunk_bytes
@@ -137,21 +143,24 @@ export const writerFunctions = `
           select sum(c.size) from unnest(p_chunk_session, p_chunk_first, p_chunk_size) as c (session, first, size)
           where c.session = s.id and c.first > s.last_seq
         ), 0) end
-    from ${group('id', 'is_new', 'is_active', 'updated_at', 'archived_at', 'usage', 'ran_ms', 'tool_calls', 'message_count', 'turn_count', 'last_seq', 'last_text', 'first_chunk', 'chunk_bytes')}
-      as w (id, is_new, is_active, updated_at, archived_at, usage, ran_ms, tool_calls, message_count, turn_count,
-        last_seq, last_text, first_chunk, chunk_bytes, n)
+    from ${group('id', 'is_new', 'is_active', 'last_seq', 'first_chunk', 'chunk_bytes')}
+      as w (id, is_new, is_active, last_seq, first_chunk, chunk_bytes, n)
+    left join ${group('row_id', 'updated_at', 'archived_at', 'usage', 'ran_ms', 'tool_calls', 'message_count', 'turn_count', 'last_text')}
+      as r (id, updated_at, archived_at, usage, ran_ms, tool_calls, message_count, turn_count, last_text, n) on r.id = w.id
     where s.id = w.id and w.is_new = 0 and w.id <> all (refused);
 
     -- A name that somebody else has taken meanwhile refuses the whole session.
     with inserted as (
       insert into session (id, is_active, created_at, updated_at, archived_at, name, metadata, usage, ran_ms, tool_calls,
         message_count, turn_count, last_seq, last_text, epoch, retained_bytes, maker, owner)
-      select w.id, w.is_active = 1, w.created_at, w.updated_at, w.archived_at, w.name, w.metadata, w.usage, w.ran_ms,
-        w.tool_calls, w.message_count, w.turn_count, w.last_seq, w.last_text, w.epoch, w.chunk_bytes, p_node,
+      select w.id, w.is_active = 1, r.created_at, r.updated_at, r.archived_at, r.name, r.metadata, r.usage, r.ran_ms,
+        r.tool_calls, r.message_count, r.turn_count, w.last_seq, r.last_text, w.epoch, w.chunk_bytes, p_node,
         case when w.is_active = 1 then p_node end
-      from ${group('id', 'is_new', 'epoch', 'is_active', 'created_at', 'updated_at', 'archived_at', 'name', 'metadata', 'usage', 'ran_ms', 'tool_calls', 'message_count', 'turn_count', 'last_seq', 'last_text', 'chunk_bytes')}
-        as w (id, is_new, epoch, is_active, created_at, updated_at, archived_at, name, metadata, usage, ran_ms, tool_calls,
-          message_count, turn_count, last_seq, last_text, chunk_bytes, n)
+      from ${group('id', 'is_new', 'epoch', 'is_active', 'last_seq', 'chunk_bytes')}
+        as w (id, is_new, epoch, is_active, last_seq, chunk_bytes, n)
+      join ${group('row_id', 'created_at', 'updated_at', 'archived_at', 'name', 'metadata', 'usage', 'ran_ms', 'tool_calls', 'message_count', 'turn_count', 'last_text')}
+        as r (id, created_at, updated_at, archived_at, name, metadata, usage, ran_ms, tool_calls, message_count, turn_count,
+          last_text, n) on r.id = w.id
       where w.is_new = 1 and w.id <> all (refused) order by w.n
       on conflict do nothing
       returning id
@@ -234,7 +243,7 @@ export const writerFunctions = `
     on conflict (entry) do update set fingerprint = excluded.fingerprint, session = excluded.session,
       handle = excluded.handle, created_at = excluded.created_at;
 
-    delete from key using unnest(p_id, p_archived_at) as w (id, archived_at)
+    delete from key using unnest(p_row_id, p_archived_at) as w (id, archived_at)
     where key.session = w.id and w.archived_at is not null and w.id <> all (refused);
 
     if p_notify then
@@ -304,13 +313,16 @@ export function commitArguments(
   let at = 1
   // A key that was given twice is the later one; one statement may not change a row twice.
   const keys = new Map<string, { session: string; key: KeyRow }>()
-  for (const { isNew, epoch, retain, row, turns, spent, messages, chunks, interactions, keys: added } of writes) {
+  for (const write of writes) {
+    const { isNew, epoch, retain, row, turns, spent, messages, chunks, interactions, keys: added } = write
     const { id } = row
+    add({ id, is_new: isNew ? 1 : 0, epoch, is_active: row.isActive ? 1 : 0, last_seq: row.lastSeq })
     add({
       first_chunk: chunks[0]?.first ?? null,
       chunk_bytes: chunks.reduce((sum, { bytes }) => sum + bytes.length, 0),
     })
-    add({ ...columnsOf(row), is_new: isNew ? 1 : 0, epoch, retain_events: retain.events, retain_bytes: retain.bytes })
+    add({ retain_events: retain.events, retain_bytes: retain.bytes })
+    if (!write.hasOnlyGrown) add(columnsOf(row))
     for (const label of isNew ? Object.entries(row.metadata.labels ?? {}) : []) {
       add({ label_session: id, label_digest: digestOf(label) })
     }
@@ -351,8 +363,7 @@ export function digestOf(value: unknown): string {
 function columnsOf(row: SessionRow): Partial<Record<ParameterName, string | number | null>> {
   const { comms_name: name } = row.metadata
   return {
-    id: row.id,
-    is_active: row.isActive ? 1 : 0,
+    row_id: row.id,
     created_at: row.createdAt,
     updated_at: row.updatedAt,
     archived_at: row.isArchived ? row.updatedAt : null,
@@ -363,7 +374,6 @@ function columnsOf(row: SessionRow): Partial<Record<ParameterName, string | numb
     tool_calls: row.toolCalls,
     message_count: row.messageCount,
     turn_count: row.turnCount,
-    last_seq: row.lastSeq,
     last_text: row.lastText === undefined ? null : JSON.stringify(row.lastText),
   }
 }

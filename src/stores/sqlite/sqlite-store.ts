@@ -195,13 +195,14 @@ export class SqliteStore implements DurableStore {
   }
 
   /** False for a new session whose name another has. */
-  #write({ isNew, retain, row, turns, spent, messages, chunks, interactions, keys }: SessionWrite): boolean {
+  #write(write: SessionWrite): boolean {
+    const { isNew, row, turns, spent, messages, chunks, interactions, keys } = write
     const { id, metadata, isArchived } = row
     const { comms_name: name } = metadata
     if (isNew && !isArchived && name !== undefined && (this.#named(name)?.id ?? id) !== id) return false
     if (isNew) this.#remove(id)
     if (isNew) this.#insert(row)
-    this.#update(row, this.#addChunks(id, chunks), retain)
+    this.#update(write, this.#addChunks(id, chunks))
     for (const turn of turns) {
       this.#db.run(
         'insert into turn values (?, ?, ?) on conflict (session, turn) do update set data = excluded.data',
@@ -254,18 +255,26 @@ export class SqliteStore implements DurableStore {
     }
   }
 
-  #update(row: SessionRow, addedBytes: number, retain: SessionWrite['retain']): void {
-    const kept = this.#db.get(
-      `update session set is_active = ?, is_archived = ?, updated_at = ?, usage = ?, ran_ms = ?, tool_calls = ?,
-        message_count = ?, turn_count = ?, last_seq = ?, last_text = ?, retained_bytes = retained_bytes + ? where id = ?
-        returning retained_bytes, first_seq`,
-      row.isActive ? 1 : 0,
-      row.isArchived ? 1 : 0,
-      row.updatedAt,
-      ...countsOf(row),
-      addedBytes,
-      row.id,
-    )
+  #update({ row, hasOnlyGrown, retain }: SessionWrite, addedBytes: number): void {
+    const kept = hasOnlyGrown
+      ? this.#db.get(
+          `update session set last_seq = ?, retained_bytes = retained_bytes + ? where id = ?
+            returning retained_bytes, first_seq`,
+          row.lastSeq,
+          addedBytes,
+          row.id,
+        )
+      : this.#db.get(
+          `update session set is_active = ?, is_archived = ?, updated_at = ?, usage = ?, ran_ms = ?, tool_calls = ?,
+            message_count = ?, turn_count = ?, last_seq = ?, last_text = ?, retained_bytes = retained_bytes + ?
+            where id = ? returning retained_bytes, first_seq`,
+          row.isActive ? 1 : 0,
+          row.isArchived ? 1 : 0,
+          row.updatedAt,
+          ...countsOf(row),
+          addedBytes,
+          row.id,
+        )
     if (kept !== undefined && addedBytes > 0) {
       this.#trim(row, retain, { bytes: Number(kept.retained_bytes), first: Number(kept.first_seq) })
     }
