@@ -27,7 +27,8 @@ describe.each(Object.entries(quickStores))('%s', (_, place) => {
       Array.from({ length: CLIENTS }, async () => {
         const body = { agent: 'scripted', initial_turn: 'deferred' }
         const created = await api.post<{ session_id: string }>('/sessions', body)
-        return new Storyteller(newWitness(created.body.session_id), { url })
+        // Where a lease has to run out first, whoever takes a lost turn up may be killed as well before it has ended it.
+        return new Storyteller(newWitness(created.body.session_id), { url, turnMs: 40_000 })
       }),
     )
     const witnesses = tellers.map(({ witness }) => witness)
