@@ -9,7 +9,7 @@ import {
   type Turn,
 } from '../helpers/contract.ts'
 import { type Gate, gatedAgent } from '../helpers/gate.ts'
-import { until } from '../helpers/http.ts'
+import { onlyIfAwaited, until } from '../helpers/http.ts'
 import { newDatabase, sharedPostgres } from '../helpers/postgres.ts'
 import { openStream } from '../helpers/sse.ts'
 import { type Node, startNode } from './stores.ts'
@@ -214,11 +214,12 @@ test('code in this process waits for sessions, and reads turns, of other servers
   const turn = a.api.post(`/sessions/${id}/turns`, { prompt: 'go' })
   const run = await a.gate.run('go')
   await until('it is kept', async () => (await b.api.get(`/sessions/${id}/turns/1`)).status === 200)
-  const seen = (async () => {
+  const read = async () => {
     const types: string[] = []
     for await (const { type } of service.events(id, { turn: 1 })) types.push(type)
     return types
-  })()
+  }
+  const seen = onlyIfAwaited(read())
   await run.say('heard')
   run.finish()
   await turn

@@ -25,7 +25,7 @@ export interface Send {
 /** One request on a connection of its own (unless `agent` is given), answered whole. */
 export function send<T = unknown>(url: string, method: string, { headers = {}, json, bytes, agent }: Send = {}) {
   const payload = json === undefined ? bytes : JSON.stringify(json)
-  return new Promise<Answer<T>>((resolve, reject) => {
+  const answer = new Promise<Answer<T>>((resolve, reject) => {
     const request = http.request(url, {
       method,
       agent: agent ?? false,
@@ -50,6 +50,13 @@ export function send<T = unknown>(url: string, method: string, { headers = {}, j
     })
     request.end(payload)
   })
+  return onlyIfAwaited(answer)
+}
+
+/** Of a test that failed before it looked at an answer, nothing more is said than why it did. */
+export function onlyIfAwaited<T>(answer: Promise<T>): Promise<T> {
+  answer.catch(() => {})
+  return answer
 }
 
 export interface Client {

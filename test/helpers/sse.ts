@@ -1,5 +1,5 @@
 import http from 'node:http'
-import { DEADLINE_MS } from './http.ts'
+import { DEADLINE_MS, onlyIfAwaited } from './http.ts'
 
 /**
  * A reader of event streams that knows the contract and nothing of the server.
@@ -236,7 +236,7 @@ export function openStream(
   { method, headers = {}, json, cutAfterBytes }: OpenStream = {},
 ): Promise<EventStream> {
   const payload = json === undefined ? undefined : JSON.stringify(json)
-  return new Promise((resolve, reject) => {
+  const stream = new Promise<EventStream>((resolve, reject) => {
     const request = http.request(url, {
       method: method ?? (json === undefined ? 'GET' : 'POST'),
       agent: false,
@@ -251,6 +251,7 @@ export function openStream(
     request.on('response', (response) => resolve(new EventStream(response, cutAfterBytes)))
     request.end(payload)
   })
+  return onlyIfAwaited(stream)
 }
 
 /** The events of frames, as they were in `data`. */
