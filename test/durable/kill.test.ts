@@ -1,7 +1,7 @@
 import { randomInt } from 'node:crypto'
 import { afterEach, describe, expect, test } from 'vitest'
 import type { Turn, TurnList } from '../helpers/contract.ts'
-import { client, until } from '../helpers/http.ts'
+import { client, onlyIfAwaited, until } from '../helpers/http.ts'
 import { openStream } from '../helpers/sse.ts'
 import { killLeftovers, type Served, serve } from '../process/child.ts'
 import { scale } from '../promises/support.ts'
@@ -32,7 +32,7 @@ describe.each(Object.entries(quickStores))('%s', (_, place) => {
       }),
     )
     const witnesses = tellers.map(({ witness }) => witness)
-    const telling = tellers.map((teller) => teller.run())
+    const telling = onlyIfAwaited(Promise.all(tellers.map((teller) => teller.run())))
     for (let i = 0; i < kills; i++) {
       // Not before somebody was told something; then at any instant.
       const before = seenBy(witnesses)
@@ -43,7 +43,7 @@ describe.each(Object.entries(quickStores))('%s', (_, place) => {
       server = await serve(settings)
     }
     for (const teller of tellers) teller.stop()
-    await Promise.all(telling)
+    await telling
     let lost = 0
     const found: string[] = []
     for (const witness of witnesses) {
