@@ -2,7 +2,7 @@ import { defineConfig } from 'vitest/config'
 
 const isFull = process.env.PROMISES === 'full'
 /** What takes long and does not depend on the version of Node: dumps, processes that are killed or stand before a proxy. */
-const LONG = ['test/durable/transfer.test.ts', 'test/durable/cluster-{chaos,nodes}.test.ts', 'test/deploy/**']
+const LONG = ['test/durable/transfer.test.ts', 'test/durable/cluster-{chaos,nodes,rolling}.test.ts', 'test/deploy/**']
 const isBrief = process.env.PROMISES === 'brief'
 const report = process.env.TEST_REPORT
 

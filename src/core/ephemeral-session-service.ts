@@ -170,7 +170,7 @@ export class EphemeralSessionService implements SessionService {
     const session = this.#readable(sessionId)
     const interaction = session.inbox?.find(interactionId)
     if (interaction === undefined) throw new InteractionNotFoundError(session.id, interactionId)
-    assertCursor(session, after)
+    assertCursor(session.log, after)
     return streamPart(session, interaction, after)
   }
 
@@ -230,13 +230,13 @@ export class EphemeralSessionService implements SessionService {
   streamTurn(sessionId: string, turn: number, { after }: TurnStreamOptions = {}): EventStream | undefined {
     const session = this.#readable(sessionId)
     const record = this.#turn(session, turn)
-    assertCursor(session, after)
+    assertCursor(session.log, after)
     return streamPart(session, record, after)
   }
 
   streamSession(sessionId: string, { after }: SessionStreamOptions = {}): EventStream | undefined {
     const session = this.#readable(sessionId)
-    assertCursor(session, after)
+    assertCursor(session.log, after)
     if (this.closing && !session.isOver) throw new ShuttingDownError()
     return streamAll(readableOf(session), after)
   }

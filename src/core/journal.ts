@@ -26,8 +26,8 @@ const MAX_WAITING_BYTES = 64 * 1024 * 1024
 
 /**
  * Carries what happens in sessions into a durable store: one commit for all of them, at once after a pause and then as
- * often as commits are cheap, at least every 22 ms. An event is seen by nobody before its commit; its turn's record,
- * messages and usage are part of the same.
+ * often as commits are cheap, at least every 22 ms; in between, one for those sessions of which somebody waits for more
+ * than an event. An event is seen by nobody before its commit; its turn's record, messages and usage are part of the same.
  */
 export class Journal {
   readonly #store: DurableStore
@@ -279,7 +279,7 @@ export class Journal {
     return false
   }
 
-  /** Not `whole` is what somebody waits for. */
+  /** All that waits, or else only the sessions that somebody waits for. */
   #commit(whole = true): Promise<void> {
     clearTimeout(this.#timer)
     clearImmediate(this.#immediate)

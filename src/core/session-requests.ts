@@ -2,7 +2,6 @@ import { AGENT_OPTIONS, type AgentOption, type SessionAgentBuilder } from './age
 import { COMMS_NAME_MAX } from './comms.ts'
 import { CapabilityUnavailableError, InvalidCursorError, InvalidParamsError } from './errors.ts'
 import { type CreateSessionRequest, STRUCTURED_OUTPUT_RETRIES } from './session-service.ts'
-import type { SessionTask } from './session-task.ts'
 import type { SessionMetadata } from './transcript.ts'
 
 const DEFAULT_ACCEPTS: readonly AgentOption[] = ['system_prompt', 'model', 'provider', 'max_tokens', 'provider_params']
@@ -17,9 +16,9 @@ export function assertBuilder(name: unknown, buildAgent: unknown): void {
 }
 
 /** Refuses a cursor that nobody can have. */
-export function assertCursor(session: SessionTask, after: number | undefined): void {
-  if (after === undefined || after <= session.log.lastSeq) return
-  throw new InvalidCursorError(session.log.lastSeq)
+export function assertCursor({ lastSeq }: { lastSeq: number }, after: number | undefined): void {
+  if (after === undefined || after <= lastSeq) return
+  throw new InvalidCursorError(lastSeq)
 }
 
 /** Refuses a name that would not stand in a line of text as one. */

@@ -31,11 +31,10 @@ export interface Kept {
 }
 
 /** Of the columns that ever change, those that do not while a turn talks. */
-const SAME = [
+const STEADY = [
   'isActive',
   'isArchived',
   'updatedAt',
-  'metadata',
   'usage',
   'ranMs',
   'toolCalls',
@@ -89,7 +88,7 @@ export function writeOf(
 }
 
 function hasOnlyGrown(before: SessionRow, now: SessionRow): boolean {
-  return SAME.every((column) => before[column] === now[column])
+  return STEADY.every((column) => before[column] === now[column])
 }
 
 function spentRowOf({ metadata }: SessionTask, record: TurnRecord): SpentRow {

@@ -1,4 +1,4 @@
-import type { DurableStore, SessionRow } from './durable-store.ts'
+import type { DurableStore, SessionRow, TurnRow } from './durable-store.ts'
 import { PersistenceDisabledError, SessionNotFoundError, TurnNotFoundError } from './errors.ts'
 import type { Followers } from './followers.ts'
 import type { Journal } from './journal.ts'
@@ -41,18 +41,17 @@ export class StoredSessions {
 
   /** The turn's record, and the same for everybody who follows it. */
   async record(sessionId: string, turn: number): Promise<TurnRecord> {
-    const [row] = turn < 1 ? [] : await this.#store.turns(sessionId, { offset: turn - 1, limit: 1 })
-    if (row === undefined) throw new TurnNotFoundError(sessionId, turn)
+    const row = await this.#turnRow(sessionId, turn)
     return this.#followers.turn(sessionId, turn) ?? recordOf(sessionId, row)
   }
 
-  /** The turn that runs, for the store, or the first that waits. */
+  /** The turn that runs, for the store, or the first that waits. Who follows a turn may not know yet that it is over. */
   async activeRecord({ id, turnCount, isActive }: SessionRow): Promise<TurnRecord | undefined> {
     if (!isActive) return undefined
     // Turns in line are the last ones, and there are few.
     let open: TurnRecord | undefined
     for (let turn = turnCount; turn > 0; turn--) {
-      const record = await this.record(id, turn)
+      const record = recordOf(id, await this.#turnRow(id, turn))
       if (record.isOver) break
       open = record
     }
@@ -77,9 +76,7 @@ export class StoredSessions {
 
   async turn(sessionId: string, turn: number): Promise<TurnView> {
     await this.readable(sessionId)
-    const [row] = turn < 1 ? [] : await this.#store.turns(sessionId, { offset: turn - 1, limit: 1 })
-    if (row === undefined) throw new TurnNotFoundError(sessionId, turn)
-    return recordOf(sessionId, row)
+    return recordOf(sessionId, await this.#turnRow(sessionId, turn))
   }
 
   async messages(sessionId: string, page: Page): Promise<{ messages: Message[]; total: number }> {
@@ -95,6 +92,12 @@ export class StoredSessions {
   async usage(query: UsageQuery): Promise<UsageReport> {
     await this.#journal.flush()
     return reportOf(query, await this.#store.usage(minutesOf(query)))
+  }
+
+  async #turnRow(sessionId: string, turn: number): Promise<TurnRow> {
+    const [row] = turn < 1 ? [] : await this.#store.turns(sessionId, { offset: turn - 1, limit: 1 })
+    if (row === undefined) throw new TurnNotFoundError(sessionId, turn)
+    return row
   }
 
   async #withHistory(sessionId: string): Promise<SessionRow> {

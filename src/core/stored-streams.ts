@@ -1,6 +1,6 @@
 import type { DurableStore, SessionRow } from './durable-store.ts'
 import type { EphemeralSessionService } from './ephemeral-session-service.ts'
-import { InteractionNotFoundError, InvalidCursorError, ShuttingDownError, TurnNotFoundError } from './errors.ts'
+import { InteractionNotFoundError, ShuttingDownError, TurnNotFoundError } from './errors.ts'
 import type { EventStream, SessionStreamOptions, TurnStreamOptions } from './event-stream.ts'
 import type { Followers } from './followers.ts'
 import { Interaction } from './interaction.ts'
@@ -8,6 +8,7 @@ import type { Journal } from './journal.ts'
 import type { LogFiller } from './log-filler.ts'
 import type { MemoryEventLog } from './memory-event-log.ts'
 import type { Residents } from './residents.ts'
+import { assertCursor } from './session-requests.ts'
 import type { TurnView } from './session-service.ts'
 import { readableOf, streamAll, streamPart } from './session-streams.ts'
 import type { SessionTask } from './session-task.ts'
@@ -82,10 +83,10 @@ export class StoredStreams {
     const { engine, residents, sessions, followers, logs } = this.#parts
     const resident = residents.owned(sessionId)
     if (resident !== undefined) {
+      assertCursor(resident.log, after)
       const from = after ?? (resident.activeRecord?.firstSeq ?? resident.log.lastSeq + 1) - 1
       await logs.fill(sessionId, resident.log, from)
       followers.expect(sessionId, resident.log as MemoryEventLog)
-      assertCursor(resident.log, after)
       if (engine.closing && !resident.isOver) throw new ShuttingDownError()
       return streamAll(readableOf(resident), after)
     }
@@ -162,8 +163,4 @@ export class StoredStreams {
     if (known === undefined || known.isOver) return Interaction.restored(kept.state)
     return known
   }
-}
-
-function assertCursor({ lastSeq }: { lastSeq: number }, after: number | undefined): void {
-  if (after !== undefined && after > lastSeq) throw new InvalidCursorError(lastSeq)
 }

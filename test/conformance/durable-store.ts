@@ -3,6 +3,7 @@ import { describe, expect, onTestFinished, test } from 'vitest'
 import type { DurableStore, InteractionRow, SessionRow, TurnRow } from '../../src/core/durable-store.ts'
 import type { Chunk } from '../../src/core/memory-event-log.ts'
 import type { Message } from '../../src/core/transcript.ts'
+import { NO_USAGE } from '../../src/core/usage.ts'
 import { openDurableStore } from '../../src/stores/index.ts'
 import { SWEEP_NOTHING, sessionRow, sessionWrite } from '../helpers/rows.ts'
 import { durableUsageConformance } from './durable-usage.ts'
@@ -181,6 +182,26 @@ export function durableStoreConformance(name: string, { newUrl, run }: DurablePl
       expect((await store.turns(id, ALL)).map(({ status }) => status)).toEqual(['completed', 'completed'])
       expect(await store.messages(id, ALL)).toEqual([say('1'), say('2')])
       expect((await store.sessions({ ...ALL, labels: [['a', 'b']] })).total).toBe(1)
+    })
+
+    test('changes nothing of a row that has only grown but how far it is, beside others that have changed', async () => {
+      const store = await opened()
+      const [talking, ended, made] = [randomUUID(), randomUUID(), randomUUID()]
+      const row = { isActive: true, turnCount: 1, lastText: 'so far', usage: { ...NO_USAGE, input_tokens: 1 } }
+      await store.commit([talking, ended].map((id) => sessionWrite({ id, ...row })))
+      const over = { id: ended, updatedAt: 9, turnCount: 1, messageCount: 2, lastSeq: 7 }
+      await store.commit([
+        sessionWrite(
+          { id: talking, isActive: true, lastSeq: 5 },
+          { isNew: false, hasOnlyGrown: true, chunks: [chunk(1, 5, 9)] },
+        ),
+        sessionWrite(over, { isNew: false }),
+        sessionWrite({ id: made, lastText: 'new' }),
+      ])
+      expect(await store.session(talking)).toEqual(sessionRow({ id: talking, ...row, lastSeq: 5 }))
+      expect(await store.session(ended)).toEqual(sessionRow(over))
+      expect(await store.session(made)).toEqual(sessionRow({ id: made, lastText: 'new' }))
+      expect(await store.chunks(talking, EVERYTHING)).toEqual([chunk(1, 5, 9)])
     })
 
     test('pages through a thousand turns and messages', async () => {

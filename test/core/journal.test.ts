@@ -97,6 +97,27 @@ test('nobody is served before the others while the store is away', async () => {
   expect(wordsIn(store, session)).toEqual(['one'])
 })
 
+test('of a session that talks only how far it is is written, unless nobody knows what was written last', async () => {
+  const { store, clock, retried, kept } = useJournal()
+  const session = await kept()
+  const wrote = async (word: string) => {
+    clock.pass(100)
+    say(session, word)
+    await settled()
+    return store.commits.at(-1)?.map(({ hasOnlyGrown }) => hasOnlyGrown)
+  }
+  expect(await wrote('one')).toEqual([true])
+  session.updatedAt++
+  expect([await wrote('two'), await wrote('three')]).toEqual([[false], [true]])
+  store.committed = () => {
+    throw new Error('the answer is lost')
+  }
+  expect(await wrote('four')).toEqual([true])
+  store.committed = () => {}
+  await retried()
+  expect([store.commits.at(-1)?.[0]?.hasOnlyGrown, await wrote('five')]).toEqual([false, [true]])
+})
+
 test('all that waits can be written at once', async () => {
   const { store, journal, kept } = useJournal()
   const session = await kept()

@@ -77,6 +77,19 @@ test('an interaction that ends elsewhere while it is looked up is read to its en
   expect(stream?.ended).toBe(true)
 })
 
+test('who is refused is told which turn runs, also where another one is followed that nobody said was over', async () => {
+  const { store, service } = await reader()
+  await service.streamTurn(ID, 1)
+  store.put(rowFor(ID, { isActive: true, turnCount: 2, lastSeq: 3 }), [
+    turnFor(1, { status: 'failed', endedAt: 9, lastSeq: 2 }),
+    turnFor(2, { firstSeq: 3 }),
+  ])
+  await expect(service.startTurn(ID, { prompt: 'x' })).rejects.toMatchObject({
+    code: 'SESSION_BUSY',
+    activeTurn: { turn: 2 },
+  })
+})
+
 test('a session that leaves for another while older events of it are fetched is read all the same', async () => {
   const store = new FakeStore()
   store.put(rowFor(ID, { turnCount: 1 }), [turnFor(1, { status: 'failed', endedAt: 9, lastSeq: 2 })])

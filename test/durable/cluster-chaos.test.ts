@@ -2,12 +2,12 @@ import { afterAll, expect, onTestFinished, test } from 'vitest'
 import { createIdle, type RunResult, readSession, readTurn, type Turn } from '../helpers/contract.ts'
 import { until, within } from '../helpers/http.ts'
 import { sharedPostgres } from '../helpers/postgres.ts'
-import { type Frame, openStream } from '../helpers/sse.ts'
+import type { Frame } from '../helpers/sse.ts'
 import { killLeftovers } from '../process/child.ts'
 import { between, SEED, scale, seeded } from '../promises/support.ts'
 import type { BrokenPath } from './broken-path.ts'
 import { differences, violations, type Witness } from './checker.ts'
-import { type ClusterNode, ownCluster } from './cluster.ts'
+import { type ClusterNode, logOf, ownCluster } from './cluster.ts'
 import { IN_PASSING, Listener, newWitness, Storyteller, seenBy } from './storyteller.ts'
 
 afterAll(killLeftovers)
@@ -135,13 +135,6 @@ function meddle(ids: readonly string[], nodes: readonly ClusterNode[]) {
     isOver = true
     return meddling
   }
-}
-
-async function logOf(node: ClusterNode, id: string, turn: number): Promise<Frame[]> {
-  const stream = await openStream(`${node.url}/sessions/${id}/events?after=0`)
-  await stream.upTo(({ json }) => json.type === 'run_completed' && json.turn === turn)
-  stream.leave()
-  return stream.frames.filter(({ json }) => json.seq !== undefined)
 }
 
 /** When turns began and ended, for whoever has to find out why. */

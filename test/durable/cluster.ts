@@ -4,7 +4,7 @@ import type { AppParts } from '../../src/app.ts'
 import { type Answer, type Client, client, until, within } from '../helpers/http.ts'
 import { newDatabase } from '../helpers/postgres.ts'
 import { startServer, type TestServer } from '../helpers/server.ts'
-import { type EventStream, type OpenStream, openStream } from '../helpers/sse.ts'
+import { type EventStream, type Frame, type OpenStream, openStream } from '../helpers/sse.ts'
 import { type ChildOptions, type Served, serve } from '../process/child.ts'
 import { BrokenPath } from './broken-path.ts'
 
@@ -212,4 +212,12 @@ export async function ownCluster<N extends 2 | 3>(count: N, settings: Settings =
   const { onFinished = onTestFinished } = options
   onFinished(() => cluster.end())
   return [...cluster.nodes] as Nodes<N, ClusterNode>
+}
+
+/** All events of a session, up to the end of that turn. */
+export async function logOf(node: ClusterNode, id: string, turn: number): Promise<Frame[]> {
+  const stream = await openStream(`${node.url}/sessions/${id}/events?after=0`)
+  await stream.upTo(({ json }) => json.type === 'run_completed' && json.turn === turn)
+  stream.leave()
+  return stream.frames.filter(({ json }) => json.seq !== undefined)
 }
