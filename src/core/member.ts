@@ -37,6 +37,7 @@ export class Member {
   #isTidying = false
   #isFenced = false
   #isLeaving = false
+  #hasLeft = false
 
   constructor(parts: MemberParts) {
     this.#parts = parts
@@ -59,6 +60,7 @@ export class Member {
   }
 
   async leave(): Promise<void> {
+    this.#hasLeft = true
     for (const timer of this.#timers) clearInterval(timer)
     await this.#parts.cluster.leave()
   }
@@ -93,7 +95,7 @@ export class Member {
       this.#parts.journal.reachable()
       if (wasAway) await this.#compare()
     } catch (error) {
-      this.#parts.journal.unreachable(error)
+      this.#failed(error)
     } finally {
       this.#isBeating = false
     }
@@ -146,10 +148,15 @@ export class Member {
       }
     } catch (error) {
       ownership.isInDoubt = true
-      if (error instanceof StoreUnavailableError) this.#parts.journal.unreachable(error)
+      if (error instanceof StoreUnavailableError) this.#failed(error)
       else this.#parts.fault(error)
     } finally {
       this.#isTidying = false
     }
+  }
+
+  /** The store is closed next, whatever is still asked of it. */
+  #failed(error: unknown): void {
+    if (!this.#hasLeft) this.#parts.journal.unreachable(error)
   }
 }

@@ -59,6 +59,18 @@ test('a server says every second that it is there, until it leaves', async () =>
   expect([cluster.isThere, beat.mock.calls.length, changed.mock.calls.length]).toEqual([false, 3, 3])
 })
 
+test('what is still asked for when it leaves fails without a word: the store is closed next', async () => {
+  const { cluster, journal, changed, faults, clock, member } = await setup()
+  const [beat, look] = [door(), door()]
+  cluster.beating = () => beat.promise
+  changed.mockImplementationOnce(() => look.promise)
+  await clock.pass(1_000)
+  await member.leave()
+  for (const gate of [beat, look]) gate.fail(new StoreUnavailableError())
+  await clock.pass(1_000)
+  expect([changed.mock.calls.length, journal.isAvailable, faults]).toEqual([1, true, []])
+})
+
 test('it waits for the answer before it says so again', async () => {
   const { cluster, clock } = await setup()
   const gate = door()
