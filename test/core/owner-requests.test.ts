@@ -1,4 +1,4 @@
-import { describe, expect, onTestFinished, test, vi } from 'vitest'
+import { describe, expect, test, vi } from 'vitest'
 import type { Cluster } from '../../src/core/cluster.ts'
 import {
   InvalidParamsError,
@@ -15,21 +15,9 @@ import type { Residents } from '../../src/core/residents.ts'
 import type { OperationArgs, Operations } from '../../src/core/session-operations.ts'
 import type { SessionTask } from '../../src/core/session-task.ts'
 import { Mailbox, partOf } from '../helpers/cluster.ts'
-import { codeOf, door, errorOf, settled } from './support.ts'
+import { codeOf, door, errorOf, settled, useTimeouts } from './support.ts'
 
-/** Timers, intervals too, that go on at the test's word. */
-function useTimers(): { pass(ms: number): Promise<void> } {
-  vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'setInterval', 'clearInterval', 'performance'] })
-  onTestFinished(() => {
-    vi.useRealTimers()
-  })
-  return {
-    async pass(ms) {
-      vi.advanceTimersByTime(ms)
-      await settled()
-    },
-  }
-}
+const useTimers = () => useTimeouts('setInterval', 'clearInterval', 'performance')
 
 interface Given {
   execute?: Execute

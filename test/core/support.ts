@@ -191,9 +191,12 @@ export function useClock(): { pass(ms: number): void } {
   }
 }
 
-/** Timeouts that expire at the test's word, and how many are pending. For grace periods and deadlines. */
-export function useTimeouts(): { pass(ms: number): Promise<void>; readonly pending: number } {
-  vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] })
+/** Timeouts, and what else is asked for, that expire at the test's word, and how many are pending. */
+export function useTimeouts(...also: ('setInterval' | 'clearInterval' | 'performance')[]): {
+  pass(ms: number): Promise<void>
+  readonly pending: number
+} {
+  vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', ...also] })
   onTestFinished(() => {
     vi.useRealTimers()
   })
