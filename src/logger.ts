@@ -1,12 +1,16 @@
-import { type Logger, pino, stdTimeFunctions } from 'pino'
-import pretty from 'pino-pretty'
+import { isatty } from 'node:tty'
+import { type DestinationStream, type Logger, pino, stdTimeFunctions } from 'pino'
+import { prettyFactory } from 'pino-pretty'
 import type { Config } from './config.ts'
 
 /** Never written, whatever an object that is logged may carry. */
 const SECRETS = ['authorization', 'cookie', 'apiKey', 'api_key', '*.authorization', '*.cookie', '*.apiKey', '*.api_key']
 
-/** JSON lines on standard output, or readable ones in a terminal. */
-export function createLogger(config: Pick<Config, 'LOG_LEVEL' | 'LOG_FORMAT'>): Logger {
+/** JSON lines, or readable ones where standard output is a terminal. */
+export function createLogger(
+  config: Pick<Config, 'LOG_LEVEL' | 'LOG_FORMAT'>,
+  output: DestinationStream = process.stdout,
+): Logger {
   const options = {
     level: config.LOG_LEVEL,
     base: null,
@@ -14,7 +18,13 @@ export function createLogger(config: Pick<Config, 'LOG_LEVEL' | 'LOG_FORMAT'>): 
     redact: { paths: SECRETS, censor: '[redacted]' },
     formatters: { level: (label: string) => ({ level: label }) },
   }
-  const isPretty = config.LOG_FORMAT === 'pretty' || (config.LOG_FORMAT === 'auto' && process.stdout.isTTY)
-  if (!isPretty) return pino(options)
-  return pino(options, pretty({ translateTime: 'HH:MM:ss.l', ignore: 'request_id,pid,hostname', singleLine: true }))
+  const isPretty = config.LOG_FORMAT === 'pretty' || (config.LOG_FORMAT === 'auto' && isatty(1))
+  if (!isPretty) return pino(options, output)
+  const prettify = prettyFactory({
+    colorize: isatty(1),
+    translateTime: 'HH:MM:ss.l',
+    ignore: 'request_id,pid,hostname',
+    singleLine: true,
+  })
+  return pino(options, { write: (line) => output.write(prettify(line)) })
 }

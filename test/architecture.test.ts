@@ -6,7 +6,17 @@ const SRC = path.resolve(import.meta.dirname, '../src')
 const MAX_LINES = 400
 
 /** What may be in `src` beside folders: the top, which puts everything together. */
-const TOP = ['app.ts', 'cli.ts', 'config.ts', 'embed.ts', 'index.ts', 'logger.ts', 'main.ts']
+const TOP = [
+  'app.ts',
+  'cli.ts',
+  'closing.ts',
+  'config.ts',
+  'embed.ts',
+  'index.ts',
+  'log-output.ts',
+  'logger.ts',
+  'main.ts',
+]
 /** Nobody else asks the environment. */
 const READS_ENVIRONMENT = ['cli.ts', 'config.ts']
 /** Nobody else gives out what is not theirs. */

@@ -54,7 +54,8 @@ describe('the Dockerfile', () => {
   })
 
   test('runs what `npm start` runs, as nobody special, on the port that the settings know', () => {
-    expect((JSON.parse(one('CMD')) as string[]).join(' ')).toBe(manifest.scripts.start)
+    // In the shell of npm the server takes the shell's place, so that it gets npm's signals.
+    expect(`exec ${(JSON.parse(one('CMD')) as string[]).join(' ')}`).toBe(manifest.scripts.start)
     expect(one('USER')).toBe('node')
     expect(one('EXPOSE')).toBe(String(settings.properties.PORT.default))
     const { NODE_ENV, ...own } = variables

@@ -8,9 +8,10 @@ const root = new URL('../../', import.meta.url)
 const running = new Set<ChildProcess>()
 
 /** The built command line where it is as new as its sources, which starts twice as fast; else the sources themselves. */
-const CLI = isBuilt() ? ['dist/cli.js'] : ['--import', 'tsx', 'src/cli.ts']
+export const isBuilt = builtIsNew()
+export const CLI = isBuilt ? ['dist/cli.js'] : ['--import', 'tsx', 'src/cli.ts']
 
-function isBuilt(): boolean {
+function builtIsNew(): boolean {
   const modified = (path: string) => statSync(new URL(path, root)).mtimeMs
   try {
     // Each for itself: a build writes again only what has changed.
