@@ -44,8 +44,8 @@ async function framesOf(pieces: Uint8Array[]): Promise<Frame[]> {
 
 describe('the reader of event streams', () => {
   const text = [
-    'retry: 1500\nid: 1\nevent: text_delta\ndata: {"delta":"naïve 日本 😀"}\n\n: ping\n',
-    'event: heartbeat\r\ndata: {}\r\n\r\nevent: nothing\n\ndata: one\ndata:two\n\nid: 2\ndata: never finished\n',
+    'retry: 1500\nevent: text_delta\ndata: {"delta":"naïve 日本 😀"}\nid: 1\n\n: ping\n',
+    'event: heartbeat\r\ndata: {}\r\n\r\nevent: nothing\n\ndata: one\ndata:two\n\ndata: never finished\nid: 2\n',
   ].join('')
   const frames = [
     { kind: 'retry', ms: 1500 },
@@ -248,7 +248,7 @@ describe.runIf(withBrowser)('the playground', () => {
   test('raises an alarm at a gap and drops what comes twice', async () => {
     const id = await scripted()
     const event = (seq: number, type: string, rest: object) =>
-      `id: ${seq}\nevent: ${type}\ndata: ${JSON.stringify({ type, seq, turn: 1, ...rest })}\n\n`
+      `event: ${type}\ndata: ${JSON.stringify({ type, seq, turn: 1, ...rest })}\nid: ${seq}\n\n`
     const { page } = await open(`${server.url}/playground`)
     await page.route(`**/sessions/${id}/events*`, (route) =>
       route.fulfill({

@@ -83,7 +83,7 @@ class Turn {
   }
 
   #send(event: { type: string; seq: number; turn: number; [field: string]: unknown }): void {
-    this.#frames += `id: ${event.seq}\nevent: ${event.type}\ndata: ${JSON.stringify(event)}\n\n`
+    this.#frames += `event: ${event.type}\ndata: ${JSON.stringify(event)}\nid: ${event.seq}\n\n`
     if (this.#scheduled) return
     this.#scheduled = true
     process.nextTick(flush, this)

@@ -1,5 +1,5 @@
 import { StoreUnavailableError } from './errors.ts'
-import { decodeFrames, encodeNotice } from './event-frame.ts'
+import { decodeFrames, encodeNotice, endOf } from './event-frame.ts'
 import type { EventLog } from './event-log.ts'
 import type { AgentEvent } from './events.ts'
 
@@ -94,7 +94,7 @@ export class LogStream implements EventStream {
     const end = scope === undefined || scope.lastSeq === 0 ? page.last : Math.min(scope.lastSeq, page.last)
     this.position = end
     if (scope?.lastSeq === end) this.ended = true
-    return end === page.last ? page.bytes : upTo(page.bytes, end)
+    return end === page.last ? page.bytes : page.bytes.subarray(0, endOf(page.bytes, end))
   }
 
   onReadable(listener: () => void): void {
@@ -135,11 +135,6 @@ export class LogStream implements EventStream {
     if (terminalGone) frames += this.#scope?.terminalFrame() ?? ''
     return Buffer.from(frames)
   }
-}
-
-/** The frames up to and including that of `seq`. Only an `id` line can look like this: JSON has no raw line feed. */
-function upTo(bytes: Buffer, seq: number): Buffer {
-  return bytes.subarray(0, bytes.indexOf(`\n\nid: ${seq + 1}\n`) + 2)
 }
 
 /** A stream for code in this process: parsed events, until its end or until `signal` aborts. */

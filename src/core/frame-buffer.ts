@@ -1,4 +1,4 @@
-import { encodeEvent } from './event-frame.ts'
+import { encodeEvent, toJsonLine } from './event-frame.ts'
 import type { NewEvent } from './events.ts'
 
 const CAPACITY = 32 * 1024
@@ -8,11 +8,11 @@ const SPARE_MAX = 64
 const SEGMENT_BYTES = 64 * 1024
 const spare: Buffer[] = []
 
-const ID = Buffer.from('id: ')
-const DELTA = Buffer.from('\nevent: text_delta\ndata: {"type":"text_delta","seq":')
+const DELTA = Buffer.from('event: text_delta\ndata: {"type":"text_delta","seq":')
 const TURN = Buffer.from(',"turn":')
 const TEXT = Buffer.from(',"delta":')
-const END = Buffer.from('}\n\n')
+const ID = Buffer.from('}\nid: ')
+const END = Buffer.from('\n\n')
 /** Room for all of a `text_delta` frame but its text. */
 const ENVELOPE_BYTES = 192
 /** No character takes more bytes than this in JSON: `\u0000`. */
@@ -67,14 +67,14 @@ export class FrameBuffer {
 
   #appendDelta(text: string, seq: number, turn: number): void {
     const bytes = this.#room(ENVELOPE_BYTES + text.length * ESCAPED_BYTES)
-    let at = copy(ID, bytes, this.length)
-    at = writeDigits(seq, bytes, at)
-    at = copy(DELTA, bytes, at)
+    let at = copy(DELTA, bytes, this.length)
     at = writeDigits(seq, bytes, at)
     at = copy(TURN, bytes, at)
     at = writeDigits(turn, bytes, at)
     at = copy(TEXT, bytes, at)
     at = writeJsonString(text, bytes, at)
+    at = copy(ID, bytes, at)
+    at = writeDigits(seq, bytes, at)
     this.length = copy(END, bytes, at)
   }
 
@@ -118,7 +118,7 @@ function writeJsonString(text: string, bytes: Buffer, start: number): number {
   for (let i = 0; i < text.length; i++) {
     const code = text.charCodeAt(i)
     if (code < 0x20 || code > 0x7e || code === 0x22 || code === 0x5c) {
-      return start + bytes.write(JSON.stringify(text), start)
+      return start + bytes.write(toJsonLine(text), start)
     }
     bytes[at++] = code
   }

@@ -1,3 +1,4 @@
+import { endOf, modernized } from './event-frame.ts'
 import type { EventLog, LogPage, Retention } from './event-log.ts'
 import { isTerminal, type NewEvent } from './events.ts'
 import { FrameBuffer } from './frame-buffer.ts'
@@ -146,9 +147,10 @@ export class MemoryEventLog implements EventLog {
       this.#chunks[0] = { ...head, first: this.firstSeq, bytes: head.bytes.subarray(this.#headOffset) }
       this.#headOffset = 0
     }
-    this.#chunks.unshift(chunk)
+    const bytes = modernized(chunk.bytes)
+    this.#chunks.unshift({ ...chunk, bytes })
     this.firstSeq = chunk.first
-    this.bytes += chunk.bytes.length
+    this.bytes += bytes.length
   }
 
   /** Takes in what another server has written after the newest event that is here. */
@@ -157,7 +159,7 @@ export class MemoryEventLog implements EventLog {
     // What lies between is no longer retained: readers are told so.
     if (chunk.first > this.lastSeq + 1) this.#dropBefore(chunk.first)
     this.lastSeq = chunk.last
-    this.#show(chunk, false)
+    this.#show({ ...chunk, bytes: modernized(chunk.bytes) }, false)
   }
 
   /** Another server goes on with the log: nothing more is said here, and readers have to come again. */
@@ -223,9 +225,8 @@ export class MemoryEventLog implements EventLog {
     while (this.bytes > this.#retention.bytes && this.#chunks.length > 0) {
       const head = this.#chunks[0] as Chunk
       const excess = this.bytes - this.#retention.bytes
-      const boundary = head.bytes.indexOf('\n\nid: ', Math.max(0, this.#headOffset + excess - 2))
-      if (boundary === -1) this.#dropBefore(head.last + 1)
-      else this.#dropBefore(Number.parseInt(head.bytes.toString('latin1', boundary + 6, boundary + 24), 10))
+      const end = head.bytes.indexOf('\n\n', Math.max(0, this.#headOffset + excess - 2))
+      this.#dropBefore(1 + (end === -1 ? head.last : seqOfFrameTo(head.bytes, end)))
     }
   }
 
@@ -296,7 +297,12 @@ function commitScheduled(log: MemoryEventLog): void {
   log.commitScheduled()
 }
 
-/** Where the frame of `seq` begins. Only the `id` line can look like this: JSON has no raw line feed. */
+/** Where the frame of `seq` begins. */
 function offsetOf(chunk: Chunk, seq: number, from = 0): number {
-  return seq === chunk.first ? 0 : chunk.bytes.indexOf(`\n\nid: ${seq}\n`, from) + 2
+  return seq === chunk.first ? 0 : endOf(chunk.bytes, seq - 1, from)
+}
+
+/** The number in the `id` line that ends at `end`. */
+function seqOfFrameTo(bytes: Buffer, end: number): number {
+  return Number(bytes.toString('latin1', bytes.lastIndexOf(' ', end) + 1, end))
 }

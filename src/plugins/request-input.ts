@@ -149,6 +149,9 @@ function toWellFormed(text: string): string {
   return (text as string & { toWellFormed(): string }).toWellFormed()
 }
 
+/** Clients that have had no event yet send these empty. */
+const CURSORS = new Set(['last-event-id', 'lastEventId'])
+
 type Parts = 'params' | 'querystring' | 'headers'
 
 /** Reads numbers, booleans and repeated members of a URL or header by the route's schema; digits only, no coercion. */
@@ -168,7 +171,8 @@ function numbersReader({ schema, config }: RouteOptions): preValidationHookHandl
     if (config?.optionalBody && request.body === undefined) request.body = {}
     for (const { part, name, type } of typed) {
       const values = request[part as 'params' | 'query' | 'headers'] as Record<string, unknown>
-      if (typeof values[name] === 'string') values[name] = readAs(type, values[name])
+      if (values[name] === '' && CURSORS.has(name)) values[name] = undefined
+      else if (typeof values[name] === 'string') values[name] = readAs(type, values[name])
     }
     done()
   }

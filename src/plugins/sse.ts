@@ -51,7 +51,7 @@ export interface StreamStats {
 const RETRY = Buffer.from('retry: 1000\n')
 /** One line, no blank line, for the same reason. */
 const COMMENT = ': ping\n'
-const HEARTBEAT = encodeNotice({ type: 'heartbeat' })
+const HEARTBEAT = Buffer.from(encodeNotice({ type: 'heartbeat' }))
 const SLICE_BYTES = 64 * 1024
 /** Readers that are still open once every turn is over have this long before they are cut. */
 const LAST_FRAMES_MS = 1_000
@@ -172,8 +172,11 @@ class Connection {
     if (this.#blocked || this.#finished) {
       if (quiet >= stallTicks) this.cut()
     } else if (quiet >= heartbeatTicks && this.#opened) {
-      this.#lastWrite = tick
-      if (!this.#raw.write(this.#options.heartbeat === 'event' ? HEARTBEAT : COMMENT)) this.#block()
+      if (this.#options.heartbeat === 'event') this.#write(HEARTBEAT)
+      else {
+        this.#lastWrite = tick
+        if (!this.#raw.write(COMMENT)) this.#block()
+      }
     }
   }
 

@@ -14,7 +14,7 @@ export async function fromHeader<T>(find: () => Awaitable<T>): Promise<T> {
 /** The cursor in `Last-Event-ID`, on routes that only sometimes stream too: their schemas do not speak of it. */
 export function lastEventId(headers: IncomingHttpHeaders): number | undefined {
   const cursor: unknown = headers['last-event-id']
-  if (cursor === undefined) return undefined
+  if (cursor === undefined || cursor === '') return undefined
   if (!/^\d{1,20}$/.test(String(cursor)))
     throw new InvalidParamsError('/last-event-id', 'must be an integer, 0 or more')
   return Number(cursor)

@@ -1,6 +1,6 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
-import { type Static, Type } from '@sinclair/typebox'
-import type { FastifyReply, FastifyRequest } from 'fastify'
+import { type Static, type TObject, Type } from '@sinclair/typebox'
+import type { FastifyContextConfig, FastifyReply } from 'fastify'
 import { CapabilityUnavailableError } from '../core/errors.ts'
 import type { EventStream } from '../core/event-stream.ts'
 import type { Awaitable } from '../core/session-service.ts'
@@ -10,7 +10,7 @@ import { unavailable } from './unavailable.ts'
 
 const StreamHeaders = Type.Object({
   'last-event-id': Type.Optional(
-    Type.Integer({ minimum: 0, description: 'Continue after this event; wins over `after`' }),
+    Type.Integer({ minimum: 0, description: 'Continue after this event; wins over the query; an empty one is none' }),
   ),
 })
 
@@ -18,6 +18,12 @@ const StreamQuery = Type.Object(
   {
     after: Type.Optional(
       Type.Integer({ minimum: 0, description: 'Continue after this event; 0 replays all that is retained' }),
+    ),
+    lastEventId: Type.Optional(
+      Type.Integer({
+        minimum: 0,
+        description: 'The same, as clients add it that cannot set headers; wins over `after`',
+      }),
     ),
     heartbeat: Type.Optional(
       Type.Unsafe<'event'>({
@@ -34,137 +40,103 @@ const StreamQuery = Type.Object(
 /** Refusals that pass: an `EventSource` gives up for good after a status, and comes back after a stream that breaks. */
 const PASSING = new Set(['SHUTTING_DOWN', 'STORE_UNAVAILABLE', 'RATE_LIMITED'])
 
-type StreamRequest = FastifyRequest<{ Querystring: Static<typeof StreamQuery> }>
+const STREAM_HEADERS = {
+  'content-type': 'text/event-stream',
+  'cache-control': 'no-cache, no-transform',
+  'x-accel-buffering': 'no',
+}
+
+interface StreamRoute<P extends TObject> {
+  url: string
+  operationId: string
+  summary: string
+  description: string
+  params: P
+  problems: NonNullable<FastifyContextConfig['problems']>
+  find(params: Static<P>, after: number | undefined): Awaitable<EventStream | undefined>
+}
 
 export const eventRoutes: FastifyPluginAsyncTypebox = async (app) => {
-  const follow = async (
-    request: StreamRequest,
-    reply: FastifyReply,
-    find: (after?: number) => Awaitable<EventStream | undefined>,
-  ) => {
-    const { after, heartbeat = 'comment', access_token } = request.query
-    if (access_token !== undefined) {
-      throw new CapabilityUnavailableError('access_token', unavailable.stream_tokens, '/access_token')
-    }
-    const lastEventId = (request.headers as Static<typeof StreamHeaders>)['last-event-id']
-    let events: EventStream | undefined
-    try {
-      events = await (lastEventId === undefined ? find(after) : fromHeader(() => find(lastEventId)))
+  /** The events that a GET asks for; a HEAD is judged alike, and starts nothing. */
+  const route = <P extends TObject>({ url, params, problems, find, ...documented }: StreamRoute<P>) => {
+    const input = { params, headers: StreamHeaders, querystring: StreamQuery }
+
+    /** What there is to follow. Nothing, when the reader has seen the end. */
+    const open = async (request: { params: unknown; query: unknown; headers: object }) => {
+      const { after, lastEventId, access_token } = request.query as Static<typeof StreamQuery>
+      if (access_token !== undefined) {
+        throw new CapabilityUnavailableError('access_token', unavailable.stream_tokens, '/access_token')
+      }
+      const header = (request.headers as Static<typeof StreamHeaders>)['last-event-id']
+      const given = request.params as Static<P>
+      const events = await (header === undefined
+        ? find(given, lastEventId ?? after)
+        : fromHeader(() => find(given, header)))
       if (events !== undefined) app.refuseExcessStreams()
-    } catch (error) {
-      if (!PASSING.has((error as { code?: string }).code ?? '')) throw error
-      reply.retryLater()
-      return reply
+      return events
     }
-    // The reader has seen the end: 204 is what stops an EventSource.
-    if (events === undefined) return reply.code(204).send()
-    reply.stream(events, { heartbeat })
-    return reply
+    // 204 is what stops an EventSource.
+    const nothingMore = (reply: FastifyReply) => reply.code(204).send()
+
+    app.get(
+      url,
+      {
+        exposeHeadRoute: false,
+        schema: { ...documented, tags: ['streams'], ...input, response: { 200: eventStream } },
+        config: { problems },
+      },
+      async (request, reply) => {
+        let events: EventStream | undefined
+        try {
+          events = await open(request)
+        } catch (error) {
+          if (!PASSING.has((error as { code?: string }).code ?? '')) throw error
+          reply.retryLater()
+          return reply
+        }
+        if (events === undefined) return nothingMore(reply)
+        reply.stream(events, { heartbeat: (request.query as Static<typeof StreamQuery>).heartbeat ?? 'comment' })
+        return reply
+      },
+    )
+
+    app.head(url, { schema: { hide: true, ...input } }, async (request, reply) => {
+      const events = await open(request)
+      events?.close()
+      return events === undefined ? nothingMore(reply) : reply.headers(STREAM_HEADERS).send()
+    })
   }
 
-  /** Says what a GET would say, and starts nothing. */
-  const headOf = (reply: FastifyReply) =>
-    reply
-      .headers({
-        'content-type': 'text/event-stream',
-        'cache-control': 'no-cache, no-transform',
-        'x-accel-buffering': 'no',
-      })
-      .send()
+  route({
+    url: '/sessions/:session_id/events',
+    operationId: 'streamSessionEvents',
+    summary: 'Follow a session across turns',
+    description:
+      'Begins with session_loaded. Without a cursor it starts with the running turn, or else with the next event; it ends with done when the session is archived. 204 when a cursor says that all of it was seen.',
+    params: SessionParams,
+    problems: ['SESSION_NOT_FOUND', 'CAPABILITY_UNAVAILABLE'],
+    find: ({ session_id }, after) => app.sessions.streamSession(session_id, { after }),
+  })
 
-  app.get(
-    '/sessions/:session_id/events',
-    {
-      exposeHeadRoute: false,
-      schema: {
-        operationId: 'streamSessionEvents',
-        tags: ['streams'],
-        summary: 'Follow a session across turns',
-        description:
-          'Begins with session_loaded. Without a cursor it starts with the running turn, or else with the next event; it ends with done when the session is archived. 204 when a cursor says that all of it was seen.',
-        params: SessionParams,
-        headers: StreamHeaders,
-        querystring: StreamQuery,
-        response: { 200: eventStream },
-      },
-      config: { problems: ['SESSION_NOT_FOUND', 'CAPABILITY_UNAVAILABLE'] },
-    },
-    async (request, reply) => {
-      const { session_id } = request.params
-      return follow(request, reply, (after) => app.sessions.streamSession(session_id, { after }))
-    },
-  )
+  route({
+    url: '/sessions/:session_id/turns/:turn/events',
+    operationId: 'streamTurnEvents',
+    summary: 'Replay and follow one turn',
+    description: "Ends after the turn's terminal event. 204 when a cursor says that it was seen.",
+    params: TurnParams,
+    problems: ['SESSION_NOT_FOUND', 'TURN_NOT_FOUND', 'CAPABILITY_UNAVAILABLE'],
+    find: ({ session_id, turn }, after) => app.sessions.streamTurn(session_id, turn, { after }),
+  })
 
-  app.get(
-    '/sessions/:session_id/turns/:turn/events',
-    {
-      exposeHeadRoute: false,
-      schema: {
-        operationId: 'streamTurnEvents',
-        tags: ['streams'],
-        summary: 'Replay and follow one turn',
-        description: "Ends after the turn's terminal event. 204 when a cursor says that it was seen.",
-        params: TurnParams,
-        headers: StreamHeaders,
-        querystring: StreamQuery,
-        response: { 200: eventStream },
-      },
-      config: { problems: ['SESSION_NOT_FOUND', 'TURN_NOT_FOUND', 'CAPABILITY_UNAVAILABLE'] },
-    },
-    async (request, reply) => {
-      const { session_id, turn } = request.params
-      return follow(request, reply, (after) => app.sessions.streamTurn(session_id, turn, { after }))
-    },
-  )
-
-  app.get(
-    '/sessions/:session_id/interactions/:interaction_id/events',
-    {
-      exposeHeadRoute: false,
-      schema: {
-        operationId: 'streamInteractionEvents',
-        tags: ['streams'],
-        summary: 'Replay and follow one interaction',
-        description:
-          'From interaction_started to interaction_complete or interaction_failed. 204 when a cursor says that the end was seen.',
-        params: InteractionParams,
-        headers: StreamHeaders,
-        querystring: StreamQuery,
-        response: { 200: eventStream },
-      },
-      config: { problems: ['SESSION_NOT_FOUND', 'INTERACTION_NOT_FOUND', 'CAPABILITY_UNAVAILABLE'] },
-    },
-    async (request, reply) => {
-      const { session_id, interaction_id } = request.params
-      return follow(request, reply, (after) => app.sessions.streamInteraction(session_id, interaction_id, { after }))
-    },
-  )
-
-  app.head(
-    '/sessions/:session_id/events',
-    { schema: { hide: true, params: SessionParams } },
-    async ({ params }, reply) => {
-      await app.sessions.read(params.session_id)
-      return headOf(reply)
-    },
-  )
-
-  app.head(
-    '/sessions/:session_id/turns/:turn/events',
-    { schema: { hide: true, params: TurnParams } },
-    async ({ params }, reply) => {
-      await app.sessions.turn(params.session_id, params.turn)
-      return headOf(reply)
-    },
-  )
-
-  app.head(
-    '/sessions/:session_id/interactions/:interaction_id/events',
-    { schema: { hide: true, params: InteractionParams } },
-    async ({ params }, reply) => {
-      const events = await app.sessions.streamInteraction(params.session_id, params.interaction_id)
-      events?.close()
-      return headOf(reply)
-    },
-  )
+  route({
+    url: '/sessions/:session_id/interactions/:interaction_id/events',
+    operationId: 'streamInteractionEvents',
+    summary: 'Replay and follow one interaction',
+    description:
+      'From interaction_started to interaction_complete or interaction_failed. 204 when a cursor says that the end was seen.',
+    params: InteractionParams,
+    problems: ['SESSION_NOT_FOUND', 'INTERACTION_NOT_FOUND', 'CAPABILITY_UNAVAILABLE'],
+    find: ({ session_id, interaction_id }, after) =>
+      app.sessions.streamInteraction(session_id, interaction_id, { after }),
+  })
 }

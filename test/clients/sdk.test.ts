@@ -170,7 +170,7 @@ describe('streams', () => {
 
   test('an event of an unknown type is passed on like any other', async () => {
     const { on } = connect(undefined, {
-      fetch: async () => new Response('id: 7\nevent: news\ndata: {"type":"news","seq":7,"turn":1}\n\n'),
+      fetch: async () => new Response('event: news\ndata: {"type":"news","seq":7,"turn":1}\nid: 7\n\n'),
     })
     const path = { session_id: randomUUID(), turn: 1 }
     expect(await allOf(await sdk.streamTurnEvents({ ...on, path }))).toEqual([{ type: 'news', seq: 7, turn: 1 }])

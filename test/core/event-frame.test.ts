@@ -78,12 +78,12 @@ function inPieces(bytes: Buffer, cuts: readonly number[]): Buffer[] {
 }
 
 describe('a frame', () => {
-  test('is an id, an event and one line of data, each ended by a line feed, and a blank line [R49]', () => {
+  test('is an event, one line of data and an id, each ended by a line feed, and a blank line [R49]', () => {
     expect(encodeEvent({ type: 'text_delta', delta: 'a\nb' }, 7, 2)).toBe(
-      'id: 7\nevent: text_delta\ndata: {"type":"text_delta","seq":7,"turn":2,"delta":"a\\nb"}\n\n',
+      'event: text_delta\ndata: {"type":"text_delta","seq":7,"turn":2,"delta":"a\\nb"}\nid: 7\n\n',
     )
     expect(encodeEvent({ type: 'text_complete', content: 'a\r\nb' }, 8, 2)).toBe(
-      'id: 8\nevent: text_complete\ndata: {"type":"text_complete","seq":8,"turn":2,"content":"a\\r\\nb"}\n\n',
+      'event: text_complete\ndata: {"type":"text_complete","seq":8,"turn":2,"content":"a\\r\\nb"}\nid: 8\n\n',
     )
   })
 
@@ -107,7 +107,7 @@ describe('a frame', () => {
     fc.assert(
       fc.property(newEvents, (event) => {
         const frame = encodeEvent(event, 5, 1)
-        expect(frame).toMatch(/^id: 5\nevent: [a-z_]+\ndata: [^\r\n]+\n\n$/)
+        expect(frame).toMatch(/^event: [a-z_]+\ndata: [^\r\n\u0085\u2028\u2029]+\nid: 5\n\n$/)
         // Well-formed: nothing is replaced on the way into bytes and back.
         expect(Buffer.from(frame).toString()).toBe(frame)
       }),

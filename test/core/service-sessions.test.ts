@@ -101,7 +101,7 @@ describe('creating a session', () => {
     await runTurn(harness, id, 'first')
     await settled()
     expect(stream?.read()?.toString()).toContain('"type":"session_loaded"')
-    expect(stream?.read()?.toString()).toMatch(/^id: 1\nevent: run_started\n/)
+    expect(stream?.read()?.toString()).toMatch(/^event: run_started\ndata: .*\nid: 1\n\n/)
   })
 
   test('needs a prompt unless its turn is deferred', async () => {

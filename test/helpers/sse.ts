@@ -4,8 +4,8 @@ import { DEADLINE_MS, onlyIfAwaited } from './http.ts'
 /**
  * A reader of event streams that knows the contract and nothing of the server.
  *
- * It holds every frame against the framing rules of the contract as it comes: LF only, `id`, `event` and one line of
- * `data` in this order, `retry: 1000` in the first block and in no other, comments between blocks only, the event's name
+ * It holds every frame against the framing rules of the contract as it comes: LF only, `event`, one line of `data`
+ * and `id` in this order, `retry: 1000` in the first block and in no other, comments between blocks only, the event's name
  * equal to its `type`, ids that rise by exactly 1. What breaks a rule makes every later read of the stream fail.
  */
 
@@ -167,9 +167,9 @@ export class EventStream {
     const expected = this.frames.length === 0 ? ['retry: 1000'] : []
     if (retries.join() !== expected.join()) throw new Error(`retry lines ${JSON.stringify(retries)}`)
     const block = lines.filter((line) => !line.startsWith('retry')).join('\n')
-    const parts = /^(?:id: (\d+)\n)?event: ([a-z_]+)\ndata: ([^\n]+)$/.exec(block)
-    if (parts === null) throw new Error(`a block that is not id, event, data: ${JSON.stringify(block)}`)
-    const [, id, event = '', data = ''] = parts
+    const parts = /^event: ([a-z_]+)\ndata: ([^\n\u0085\u2028\u2029]+)(?:\nid: (\d+))?$/.exec(block)
+    if (parts === null) throw new Error(`a block that is not event, data, id: ${JSON.stringify(block)}`)
+    const [, event = '', data = '', id] = parts
     const json = JSON.parse(data) as StreamEvent
     if (json.type !== event) throw new Error(`event ${event} with type ${json.type}`)
     if (id === undefined) {

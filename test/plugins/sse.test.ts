@@ -91,7 +91,7 @@ describe('resuming', () => {
 
   test('with a cursor that is beyond the end or no number is refused', async () => {
     const id = await scripted()
-    for (const cursor of ['1', '1000000000000000', '99999999999999999999999', 'x', '-1', '1.5', '']) {
+    for (const cursor of ['1', '1000000000000000', '99999999999999999999999', 'x', '-1', '1.5']) {
       expectInvalid(await server.api.get(`/sessions/${id}/events`, { 'last-event-id': cursor }))
       expectInvalid(await server.api.get(`/sessions/${id}/events?after=${cursor}`))
     }

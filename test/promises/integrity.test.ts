@@ -234,9 +234,9 @@ test('the checker notices a server that writes what it is told as it is', async 
     const result = JSON.stringify({ text: prompt })
     response.writeHead(200, { 'content-type': 'text/event-stream' })
     response.write(
-      `retry: 1000\nid: 1\nevent: run_started\ndata: {"type":"run_started","seq":1,"turn":1,"prompt":"${prompt}"}\n\n`,
+      `retry: 1000\nevent: run_started\ndata: {"type":"run_started","seq":1,"turn":1,"prompt":"${prompt}"}\nid: 1\n\n`,
     )
-    response.end(`id: 2\nevent: run_completed\ndata: {"type":"run_completed","seq":2,"turn":1,"result":${result}}\n\n`)
+    response.end(`event: run_completed\ndata: {"type":"run_completed","seq":2,"turn":1,"result":${result}}\nid: 2\n\n`)
   })
   await new Promise<void>((resolve) => careless.listen(0, '127.0.0.1', resolve))
   const url = `http://127.0.0.1:${(careless.address() as AddressInfo).port}/?`

@@ -300,7 +300,7 @@ describe('the checker of resuming notices', () => {
   })
 
   test('an event that never was', async () => {
-    const invented = 'id: 99\nevent: text_delta\ndata: {}\n\n'
+    const invented = 'event: text_delta\ndata: {}\nid: 99\n\n'
     expect(await faultsOf((blocks) => [...blocks.slice(0, -1), invented, blocks.at(-1) ?? ''])).toContain('invented 99')
   })
 

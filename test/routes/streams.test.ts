@@ -52,38 +52,38 @@ describe('the bytes of a stream', () => {
     const id = await createIdle(api, { agent: 'echo' })
     const { body, trailing, end } = await rawStream(rawPost(`/sessions/${id}/turns/stream`, { prompt: 'hello world' }))
     const tokens = '{"input_tokens":2,"output_tokens":2,"total_tokens":4}'
-    const last = body.slice(body.indexOf('id: 7\n'))
+    const last = body.slice(body.lastIndexOf('event: '))
     expect(body.slice(0, -last.length)).toBe(
       [
         'retry: 1000',
-        'id: 1',
         'event: run_started',
         `data: {"type":"run_started","seq":1,"turn":1,"session_id":"${id}","prompt":"hello world"}`,
+        'id: 1',
         '',
-        'id: 2',
         'event: turn_started',
         'data: {"type":"turn_started","seq":2,"turn":1,"turn_number":0}',
+        'id: 2',
         '',
-        'id: 3',
         'event: text_delta',
         'data: {"type":"text_delta","seq":3,"turn":1,"delta":"hello"}',
+        'id: 3',
         '',
-        'id: 4',
         'event: text_delta',
         'data: {"type":"text_delta","seq":4,"turn":1,"delta":" world"}',
+        'id: 4',
         '',
-        'id: 5',
         'event: text_complete',
         'data: {"type":"text_complete","seq":5,"turn":1,"content":"hello world"}',
+        'id: 5',
         '',
-        'id: 6',
         'event: turn_completed',
         `data: {"type":"turn_completed","seq":6,"turn":1,"stop_reason":"end_turn","usage":${tokens}}`,
+        'id: 6',
         '',
         '',
       ].join('\n'),
     )
-    const parts = /^id: 7\nevent: run_completed\ndata: (\{[^\n]*\})\n\n$/.exec(last)
+    const parts = /^event: run_completed\ndata: (\{[^\n]*\})\nid: 7\n\n$/.exec(last)
     expect(JSON.parse(String(parts?.[1]))).toMatchObject({
       type: 'run_completed',
       seq: 7,
