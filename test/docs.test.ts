@@ -6,6 +6,7 @@ import { flagName, settings } from '../src/config.ts'
 import { eventSchemas } from '../src/core/events.ts'
 import { problemStatus } from '../src/plugins/problems.ts'
 import { send } from './helpers/http.ts'
+import { has } from './helpers/programs.ts'
 import { startServer, type TestServer } from './helpers/server.ts'
 
 const root = new URL('../', import.meta.url)
@@ -78,7 +79,7 @@ describe('the tables', () => {
 })
 
 describe('what is shown as run', () => {
-  test('the recipes of the README print what stands below each of them', async () => {
+  test.runIf(has('curl'))('the recipes of the README print what stands below each of them', async () => {
     const recipes = section(text('README.md'), 'Start') + section(text('README.md'), 'Five recipes')
     const blocks = fences(recipes).filter(({ code }) => !code.startsWith('npm '))
     const script = blocks

@@ -1,5 +1,5 @@
 import { type ChildProcess, execFile, spawn } from 'node:child_process'
-import { existsSync, readFileSync } from 'node:fs'
+import { readFileSync } from 'node:fs'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { createInterface } from 'node:readline'
@@ -9,11 +9,13 @@ import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vit
 import type { RunResult } from './helpers/contract.ts'
 import { client, send } from './helpers/http.ts'
 import { startModelServer } from './helpers/model-server.ts'
+import { has, pathOf } from './helpers/programs.ts'
 import { startServer, type TestServer } from './helpers/server.ts'
+import { patience } from './helpers/slowness.ts'
 import { serve as serveCli } from './process/child.ts'
 
 /** Starting a TypeScript program takes seconds where the cores are shared. */
-const START_MS = 60_000
+const START_MS = patience(60_000)
 
 const example = (name: string) => fileURLToPath(new URL(`../examples/${name}`, import.meta.url))
 
@@ -32,7 +34,7 @@ describe('the examples for a running server', () => {
       )
     })
 
-  test('curl.sh runs every recipe and finds all as expected', { timeout: START_MS }, async () => {
+  test.runIf(has('curl'))('curl.sh runs every recipe and finds all as expected', { timeout: START_MS }, async () => {
     const { code, output } = await run('bash', [example('curl.sh')])
     expect(output.trimEnd().split('\n').at(-1)).toBe('# All as expected')
     expect(code).toBe(0)
@@ -127,22 +129,12 @@ test('requests.http: every request is answered with the status that stands above
   expect(seen.length).toBeGreaterThan(20)
 })
 
-describe('browser-event-source.html', () => {
+describe.runIf(has('chromium'))('browser-event-source.html', () => {
   test('shows a turn to its end, closing by itself or stopped by the 204', { timeout: START_MS }, async () => {
-    if (process.env.SURICATE_NO_BROWSER === '1') {
-      console.log('LEFT OUT: examples/browser-event-source.html in a browser, because SURICATE_NO_BROWSER=1 is set')
-      return
-    }
-    const executablePath = process.env.CHROMIUM_PATH ?? '/usr/bin/chromium'
-    if (!existsSync(executablePath)) {
-      throw new Error(
-        `There is no Chromium at ${executablePath}: install it (apt-get install chromium), name another with CHROMIUM_PATH, or set SURICATE_NO_BROWSER=1`,
-      )
-    }
     const pages = await servePage('browser-event-source.html')
     const server = await startServer({ CORS_ORIGINS: pages })
     onTestFinished(() => server.close())
-    const browser = await chromium.launch({ executablePath, args: ['--no-sandbox'] })
+    const browser = await chromium.launch({ executablePath: pathOf('chromium') ?? '', args: ['--no-sandbox'] })
     onTestFinished(() => browser.close())
     const page = await browser.newPage()
     const followed: number[] = []

@@ -1,12 +1,10 @@
-import { existsSync } from 'node:fs'
 import { type Browser, type BrowserContext, type BrowserContextOptions, chromium, type Page } from 'playwright-core'
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
+import { has, pathOf } from './helpers/programs.ts'
 import { startServer, type TestServer } from './helpers/server.ts'
+import { patience } from './helpers/slowness.ts'
 
-const CHROMIUM = process.env.CHROMIUM_PATH ?? '/usr/bin/chromium'
-const HOW_TO_INSTALL =
-  `There is no Chromium at ${CHROMIUM}. Install it (Debian and Ubuntu: apt-get install chromium), ` +
-  'or say where it is with CHROMIUM_PATH, or leave these tests out with SURICATE_NO_BROWSER=1.'
+const CHROMIUM = pathOf('chromium')
 const ARGS = [
   '--no-sandbox',
   '--disable-gpu',
@@ -18,10 +16,7 @@ const ARGS = [
 ]
 
 /** Conditions are waited for, never time; this is when to give up. */
-const PATIENCE = { timeout: 15_000 }
-
-const withBrowser = process.env.SURICATE_NO_BROWSER !== '1'
-if (!withBrowser) console.log('LEFT OUT: the playground in a browser, because SURICATE_NO_BROWSER=1 is set')
+const PATIENCE = { timeout: patience(15_000) }
 
 interface Frame {
   kind: string
@@ -64,15 +59,14 @@ describe('the reader of event streams', () => {
   })
 })
 
-describe.runIf(withBrowser)('the playground', () => {
+describe.runIf(has('chromium'))('the playground', () => {
   let server: TestServer
   let browser: Browser
   let contexts: BrowserContext[] = []
 
   beforeAll(async () => {
-    if (!existsSync(CHROMIUM)) throw new Error(HOW_TO_INSTALL)
     server = await startServer()
-    browser = await chromium.launch({ executablePath: CHROMIUM, args: ARGS })
+    browser = await chromium.launch({ executablePath: CHROMIUM ?? '', args: ARGS })
   })
 
   afterEach(async () => {
@@ -238,7 +232,7 @@ describe.runIf(withBrowser)('the playground', () => {
       await page.getByText(`· ${cut} resume`).waitFor()
     }
     await page.getByText(/^Resumed after seq \d+ · .* · no gap$/).waitFor()
-    await turn(page, 1, 'completed').waitFor({ timeout: 20_000 })
+    await turn(page, 1, 'completed').waitFor({ timeout: patience(20_000) })
     expect(await shown()).toBe(words)
     expect(await page.locator('#alarms').textContent()).toBe('')
     const seqs = (await page.locator('details.log-row .log-seq').allTextContents()).filter((seq) => seq !== '–')

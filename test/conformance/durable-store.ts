@@ -6,6 +6,7 @@ import type { Message } from '../../src/core/transcript.ts'
 import { NO_USAGE } from '../../src/core/usage.ts'
 import { openDurableStore } from '../../src/stores/index.ts'
 import { SWEEP_NOTHING, sessionRow, sessionWrite } from '../helpers/rows.ts'
+import { patience } from '../helpers/slowness.ts'
 import { durableUsageConformance } from './durable-usage.ts'
 
 export interface DurablePlace {
@@ -513,7 +514,7 @@ export function durableStoreConformance(name: string, { newUrl, run }: DurablePl
     })
 
     test('refuses a second opener until the first has closed, where it is not for several', {
-      timeout: 30_000,
+      timeout: patience(30_000),
     }, async () => {
       const url = await newUrl()
       const store = await open(url)

@@ -5,6 +5,7 @@ import { describe, expect, test } from 'vitest'
 import type { SessionAgent } from '../../src/core/agent.ts'
 import { turnGrammarFault } from '../conformance/grammar.ts'
 import { gatedAgent } from '../helpers/gate.ts'
+import { patience } from '../helpers/slowness.ts'
 import {
   aborted,
   agentOf,
@@ -361,7 +362,7 @@ describe('closing', () => {
   test('leaves nothing that would keep a process alive', async () => {
     const script = path.join(import.meta.dirname, 'closing-process.ts')
     // It has to end by itself, and long before the deadlines that it was given.
-    const { stdout } = await execFile(process.execPath, ['--import', 'tsx', script], { timeout: 20_000 })
+    const { stdout } = await execFile(process.execPath, ['--import', 'tsx', script], { timeout: patience(20_000) })
     expect(stdout).toBe('completed interrupted completed completed\n')
   })
 

@@ -1,4 +1,6 @@
-import { describe, expect, onTestFinished, test, vi } from 'vitest'
+import { syncBuiltinESMExports } from 'node:module'
+import timers from 'node:timers/promises'
+import { afterAll, beforeAll, describe, expect, onTestFinished, test, vi } from 'vitest'
 import { type Cluster, LEASE_MS } from '../../src/core/cluster.ts'
 import type { DurableStore, KeyRow } from '../../src/core/durable-store.ts'
 import { SessionNotRunningError, StoreUnavailableError } from '../../src/core/errors.ts'
@@ -9,10 +11,16 @@ import { StartKeys } from '../../src/core/start-keys.ts'
 import { partOf } from '../helpers/cluster.ts'
 import { codeOf, door, errorOf, settled, useClock } from './support.ts'
 
-// The one of Node is no timer that a test could let pass.
-vi.mock('node:timers/promises', () => ({
-  setTimeout: (ms: number) => new Promise((resolve) => setTimeout(resolve, ms)),
-}))
+// Fake timers leave the promise of Node alone, so here it waits for the timer that they replace.
+const { setTimeout: original } = timers
+beforeAll(() => {
+  timers.setTimeout = ((ms: number) => new Promise<void>((resolve) => setTimeout(resolve, ms))) as typeof original
+  syncBuiltinESMExports()
+})
+afterAll(() => {
+  timers.setTimeout = original
+  syncBuiltinESMExports()
+})
 
 const ENTRY = IdempotencyKeys.entryKey('s', { key: 'k', fingerprint: 'f' })
 const withKey = (fingerprint = 'f', more: StartOptions = {}): StartOptions => ({

@@ -1,10 +1,11 @@
 import { afterAll, describe, expect, onTestFinished, test } from 'vitest'
 import { client, send, until } from '../helpers/http.ts'
+import { has } from '../helpers/programs.ts'
 import { openStream, types } from '../helpers/sse.ts'
 import { killLeftovers, serve } from '../process/child.ts'
 import { RemoteSession, turnedAway } from '../process/session.ts'
 import { fakeNode, refuse } from './fake-node.ts'
-import { freePort, Nginx, withNginx } from './nginx.ts'
+import { freePort, Nginx } from './nginx.ts'
 
 afterAll(killLeftovers)
 
@@ -23,7 +24,7 @@ async function proxyTo(...ports: number[]) {
   return { ...client(() => proxy.url), url: proxy.url }
 }
 
-describe.runIf(withNginx)('behind the proxy', () => {
+describe.runIf(has('nginx'))('behind the proxy', () => {
   test('a node that is gone is passed over, for every request', async () => {
     const node = await serve()
     const api = await proxyTo(await freePort(), node.port, await freePort())

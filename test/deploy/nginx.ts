@@ -1,18 +1,14 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync, mkdtempSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, writeFileSync } from 'node:fs'
 import net, { type AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { RawSocket, until } from '../helpers/http.ts'
+import { pathOf } from '../helpers/programs.ts'
 import { NGINX_CONF } from './nginx-config.ts'
 
-const NGINX = process.env.NGINX_PATH ?? '/usr/sbin/nginx'
-const HOW_TO_INSTALL =
-  `There is no nginx at ${NGINX}. Install it (Debian and Ubuntu: apt-get install nginx), or say where it is with NGINX_PATH, ` +
-  'or leave these tests out with SURICATE_NO_NGINX=1.'
-
-export const withNginx = process.env.SURICATE_NO_NGINX !== '1'
+const NGINX = pathOf('nginx') ?? ''
 
 /** Ends nginx and removes its folder when its input ends, however this process does. */
 const KEEPER = 'folder=$1; shift; "$@" & cat >/dev/null; kill -TERM $!; wait $!; rm -rf "$folder"'
@@ -34,7 +30,6 @@ export class Nginx {
    * must be in there.
    */
   static async start(nodePorts: readonly number[], replace: Readonly<Record<string, string>> = {}): Promise<Nginx> {
-    if (!existsSync(NGINX)) throw new Error(HOW_TO_INSTALL)
     const folder = mkdtempSync(join(tmpdir(), 'suricate-nginx-'))
     const port = await freePort()
     writeFileSync(join(folder, 'nginx.conf'), configuration(folder, port, nodePorts, replace))

@@ -2,10 +2,11 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, describe, expect, onTestFinished, test } from 'vitest'
 import { client, until } from '../helpers/http.ts'
 import { newDatabase } from '../helpers/postgres.ts'
+import { has } from '../helpers/programs.ts'
 import { type Frame, openStream, textOf } from '../helpers/sse.ts'
 import { killLeftovers, serve } from '../process/child.ts'
 import { RemoteSession } from '../process/session.ts'
-import { Nginx, withNginx } from './nginx.ts'
+import { Nginx } from './nginx.ts'
 
 const SESSIONS = 12
 
@@ -34,7 +35,7 @@ async function follow({ url }: RemoteSession): Promise<Frame[]> {
   }
 }
 
-describe.runIf(withNginx)('of three nodes over one database, behind the proxy,', () => {
+describe.runIf(has('nginx'))('of three nodes over one database, behind the proxy,', () => {
   test('each serves every session, and everybody sees the same events', async () => {
     const { nodes, proxy, sessions } = await threeNodes()
     const prompt = 'say One two three.\ntool add {"a": 2, "b": 40}\nsay Done.'

@@ -2,20 +2,19 @@ import http from 'node:http'
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
 import { settings } from '../../src/config.ts'
 import { type Answer, client, exchange, type Send, send, until } from '../helpers/http.ts'
+import { has } from '../helpers/programs.ts'
 import { type OpenStream, openStream, textOf, types } from '../helpers/sse.ts'
 import { killLeftovers, type Served, serve } from '../process/child.ts'
 import { RemoteSession } from '../process/session.ts'
 import { fakeNode } from './fake-node.ts'
-import { Nginx, withNginx } from './nginx.ts'
-
-if (!withNginx) console.log('LEFT OUT: the proxy, because SURICATE_NO_NGINX=1 is set')
+import { Nginx } from './nginx.ts'
 
 const BODY_LIMIT = settings.properties.BODY_LIMIT.default as number
 const KEY = 'for-the-test'
 
 afterAll(killLeftovers)
 
-describe.runIf(withNginx)('through the proxy', () => {
+describe.runIf(has('nginx'))('through the proxy', () => {
   let node: Served
   let lockedNode: Served
   let proxy: Nginx

@@ -1,11 +1,12 @@
 import { afterEach, describe, expect, onTestFinished, test } from 'vitest'
 import type { DurableStore } from '../../src/core/durable-store.ts'
 import { StoreUnavailableError } from '../../src/core/errors.ts'
-import { openDurableStore, storeKinds } from '../../src/stores/index.ts'
+import { openDurableStore } from '../../src/stores/index.ts'
 import { createIdle, expectProblem, type RunResult, readTurn } from '../helpers/contract.ts'
 import { gatedAgent } from '../helpers/gate.ts'
 import { until } from '../helpers/http.ts'
 import { openStream } from '../helpers/sse.ts'
+import { useStoreKind } from '../helpers/store-kind.ts'
 import { quickStores, startNode } from './stores.ts'
 
 let isAway = false
@@ -14,7 +15,7 @@ afterEach(() => {
 })
 
 /** A store that a test can take away. */
-storeKinds.flaky = {
+useStoreKind('flaky', {
   durable: async (url) => {
     const store = (await openDurableStore(decodeURIComponent(url.replace(/^flaky:/, '')))) as DurableStore
     return new Proxy(store, {
@@ -29,7 +30,7 @@ storeKinds.flaky = {
       },
     })
   },
-}
+})
 
 describe.each(Object.entries(quickStores))('while the %s store is away', (_, place) => {
   async function start(settings = {}) {

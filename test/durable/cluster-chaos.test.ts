@@ -2,6 +2,7 @@ import { afterAll, expect, onTestFinished, test } from 'vitest'
 import { createIdle, type RunResult, readSession, readTurn, type Turn } from '../helpers/contract.ts'
 import { until, within } from '../helpers/http.ts'
 import { sharedPostgres } from '../helpers/postgres.ts'
+import { patience } from '../helpers/slowness.ts'
 import type { Frame } from '../helpers/sse.ts'
 import { killLeftovers } from '../process/child.ts'
 import { between, SEED, scale, seeded } from '../promises/support.ts'
@@ -126,7 +127,7 @@ function meddle(ids: readonly string[], nodes: readonly ClusterNode[]) {
       await pass(200, 800)
       const asked = pick(nodes).api.post(`/sessions/${pick(ids)}/interrupt`)
       asked.catch(() => {})
-      const answer = await within('an answer', asked, 3_000).catch(() => undefined)
+      const answer = await within('an answer', asked, patience(3_000)).catch(() => undefined)
       if (answer !== undefined && ![200, ...IN_PASSING].includes(answer.status)) wrong.push(answer.text)
     }
     return wrong
@@ -146,7 +147,7 @@ function outline(log: readonly Frame[]): string {
 const counts = { long: scale(3, 60), short: scale(7, 160) }
 
 test(`nothing that anybody was told is lost while three nodes suffer ${counts.long + counts.short} faults (seed ${SEED})`, {
-  timeout: 120_000 + counts.long * 20_000,
+  timeout: patience(120_000 + counts.long * 20_000),
 }, async () => {
   const nodes = await ownCluster(3, SETTINGS, { breakable: true })
   const url = () => pick(nodes).url

@@ -12,6 +12,7 @@ import {
   type TurnList,
 } from '../helpers/contract.ts'
 import { type Answer, until } from '../helpers/http.ts'
+import { patience } from '../helpers/slowness.ts'
 import { type Frame, textOf, types } from '../helpers/sse.ts'
 import { killLeftovers } from '../process/child.ts'
 import { between, pooled } from '../promises/support.ts'
@@ -142,7 +143,7 @@ const stories: Record<string, Story> = {
 }
 
 // They wait for leases most of the time, so they wait together; before that, two cores start eleven servers.
-describe.concurrent('a node', { timeout: 120_000 }, () => {
+describe.concurrent('a node', { timeout: patience(120_000) }, () => {
   test('that is killed loses its turns and nothing else; others end them, and the sessions go on', async ({
     onTestFinished,
   }) => {

@@ -4,6 +4,7 @@ import type { AppParts } from '../../src/app.ts'
 import { type Answer, type Client, client, until, within } from '../helpers/http.ts'
 import { newDatabase } from '../helpers/postgres.ts'
 import { startServer, type TestServer } from '../helpers/server.ts'
+import { patience } from '../helpers/slowness.ts'
 import { type EventStream, type Frame, type OpenStream, openStream } from '../helpers/sse.ts'
 import { type ChildOptions, type Served, serve } from '../process/child.ts'
 import { BrokenPath } from './broken-path.ts'
@@ -23,7 +24,7 @@ export interface ClusterOptions {
 }
 
 /** Longer than it takes until a lost turn is known to be lost; whoever waits for one is answered by then. */
-const ANSWER_MS = 20_000
+const ANSWER_MS = patience(20_000)
 
 /** A client to whom no answer is an error that says what it asked for. */
 function punctual(api: Client): Client {

@@ -1,12 +1,13 @@
 import { expect, onTestFinished, test } from 'vitest'
 import type { DurableStore } from '../../src/core/durable-store.ts'
 import { StoreUnavailableError } from '../../src/core/errors.ts'
-import { openDurableStore, storeKinds } from '../../src/stores/index.ts'
+import { openDurableStore } from '../../src/stores/index.ts'
 import { createIdle, expectProblem, type RunResult, readTurn, type Turn } from '../helpers/contract.ts'
 import { type Gate, gatedAgent } from '../helpers/gate.ts'
 import { until } from '../helpers/http.ts'
 import { newDatabase } from '../helpers/postgres.ts'
 import { openStream } from '../helpers/sse.ts'
+import { useStoreKind } from '../helpers/store-kind.ts'
 import { type Node, startNode } from './stores.ts'
 
 /** Methods that fail, of stores opened with the scheme `cut:`. */
@@ -26,10 +27,10 @@ function cuttable<T extends object>(target: T): T {
   })
 }
 
-storeKinds.cut = {
+useStoreKind('cut', {
   durable: async (url) =>
     cuttable((await openDurableStore(decodeURIComponent(url.replace(/^cut:/, '')))) as DurableStore),
-}
+})
 
 interface Owner extends Node {
   gate: Gate

@@ -2,6 +2,7 @@ import { randomInt } from 'node:crypto'
 import { afterEach, describe, expect, test } from 'vitest'
 import type { Turn, TurnList } from '../helpers/contract.ts'
 import { client, onlyIfAwaited, until } from '../helpers/http.ts'
+import { patience } from '../helpers/slowness.ts'
 import { openStream } from '../helpers/sse.ts'
 import { killLeftovers, type Served, serve } from '../process/child.ts'
 import { scale } from '../promises/support.ts'
@@ -17,7 +18,7 @@ describe.each(Object.entries(quickStores))('%s', (_, place) => {
   const kills = scale(8, 200)
 
   test(`nothing that anybody was told is lost when the process is killed ${kills} times`, {
-    timeout: 60_000 + kills * 5_000,
+    timeout: patience(60_000 + kills * 5_000),
   }, async () => {
     const settings = { STORE_URL: await place(), RETAIN_EVENTS: '1000000', RETAIN_BYTES: '500000000' }
     let server: Served = await serve(settings)

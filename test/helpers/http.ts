@@ -1,8 +1,9 @@
 import http from 'node:http'
 import net from 'node:net'
+import { patience } from './slowness.ts'
 
 /** How long any helper waits for something that must happen before it says that it did not. */
-export const DEADLINE_MS = 10_000
+export const DEADLINE_MS = patience(10_000)
 
 export interface Answer<T = unknown> {
   status: number

@@ -49,6 +49,8 @@ export class TestPostgres {
   /** Again, after `stop`. */
   async start(): Promise<void> {
     const settings = ['listen_addresses=127.0.0.1', 'unix_socket_directories=', 'max_connections=500']
+    // Its processes are killed here, the machine is not: what the kernel was given stays.
+    settings.push('fsync=off', 'full_page_writes=off')
     const keeper = spawn(
       'sh',
       [

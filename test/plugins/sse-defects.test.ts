@@ -8,6 +8,7 @@ import { createIdle, expectProblem, readTurn } from '../helpers/contract.ts'
 import { gatedAgent } from '../helpers/gate.ts'
 import { type Client, client, RawSocket, send, until, within } from '../helpers/http.ts'
 import { startServer, type TestServer } from '../helpers/server.ts'
+import { patience } from '../helpers/slowness.ts'
 import { type EventStream, openStream, textOf, types } from '../helpers/sse.ts'
 import { WatchedStore } from '../promises/watched-store.ts'
 
@@ -114,7 +115,7 @@ const noReaders = () => until('no reader is left', () => server.app.streams.open
 
 describe('D1, D2: a source that fails', () => {
   test('in the middle of a stream cuts that reader off, and neither the process, the turn nor another reader notices', {
-    timeout: 8_000,
+    timeout: patience(8_000),
   }, async () => {
     const id = await idle()
     const unlucky = await open(`/sessions/${id}/events?after=0`)
@@ -149,7 +150,7 @@ describe('D1, D2: a source that fails', () => {
     await noReaders()
   })
 
-  test('lets a reader come back and have all of it', { timeout: 8_000 }, async () => {
+  test('lets a reader come back and have all of it', { timeout: patience(8_000) }, async () => {
     const id = await createIdle(api)
     await api.post(`/sessions/${id}/turns`, { prompt: 'one two' })
     let left = 1

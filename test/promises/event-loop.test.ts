@@ -3,6 +3,7 @@ import type { SessionAgentBuilder } from '../../src/core/agent.ts'
 import { createIdle } from '../helpers/contract.ts'
 import { client, within } from '../helpers/http.ts'
 import { startServer } from '../helpers/server.ts'
+import { patience } from '../helpers/slowness.ts'
 
 const EVENTS = 100_000
 
@@ -58,7 +59,7 @@ async function held(make: (began: () => void, order: Order) => SessionAgentBuild
   const api = client(() => server.url)
   const quiet = await createIdle(api)
   const loud = await createIdle(api, { agent: agent.name })
-  await within('the turn that does not pause', api.post(`/sessions/${loud}/turns`, { prompt: 'go' }), 25_000)
+  await within('the turn that does not pause', api.post(`/sessions/${loud}/turns`, { prompt: 'go' }), patience(25_000))
   await others
   await server.close()
   return order.slice(order.indexOf('the torrent') + 1)

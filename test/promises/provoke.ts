@@ -1,5 +1,6 @@
 import net from 'node:net'
 import { dechunk } from '../helpers/http.ts'
+import { patience } from '../helpers/slowness.ts'
 
 /** What came of bytes that somebody sent. */
 export interface Reaction {
@@ -18,7 +19,7 @@ interface Response {
 }
 
 /** Nothing is waited for longer than this; the server's own limits are far below. */
-const PATIENCE_MS = 8_000
+const PATIENCE_MS = patience(8_000)
 
 /**
  * Sends bytes on a connection of their own and then says that there are no more. Resolves when the server has closed it,

@@ -1,8 +1,8 @@
 import type { EventLog, LogPage, Retention } from '../../src/core/event-log.ts'
 import type { NewEvent } from '../../src/core/events.ts'
 import type { SessionStore } from '../../src/core/session-store.ts'
-import { storeKinds } from '../../src/stores/index.ts'
 import { MemorySessionStore } from '../../src/stores/memory/memory-session-store.ts'
+import { useStoreKind } from '../helpers/store-kind.ts'
 
 /** The memory store, seen from outside: who watches it, and faults that a test wants it to have. */
 export class WatchedStore {
@@ -13,7 +13,7 @@ export class WatchedStore {
 
   /** Makes the store known under `scheme`, for `STORE_URL`. */
   constructor(scheme: string) {
-    storeKinds[scheme] = { ephemeral: (retention) => this.#open(retention) }
+    useStoreKind(scheme, { ephemeral: (retention) => this.#open(retention) })
   }
 
   #open(retention: Retention): SessionStore {

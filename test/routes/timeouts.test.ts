@@ -3,14 +3,14 @@ import { expectProblem } from '../helpers/contract.ts'
 import { RawSocket } from '../helpers/http.ts'
 import { useServer } from '../helpers/suite.ts'
 
-const server = useServer()
+const server = useServer({ HEADERS_TIMEOUT_MS: 200, REQUEST_TIMEOUT_MS: 400 })
 
 /** Says `bytes`, then nothing more, and reads what comes. */
 async function stall(bytes: string) {
   const socket = await RawSocket.connect(server.port)
   try {
     socket.write(bytes)
-    const answer = await socket.response(25_000)
+    const answer = await socket.response()
     await socket.closed()
     return answer
   } finally {

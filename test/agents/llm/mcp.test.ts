@@ -8,6 +8,7 @@ import { type RunResult, readMessages } from '../../helpers/contract.ts'
 import { until, within } from '../../helpers/http.ts'
 import { models, type Saying, startScriptedModel } from '../../helpers/model-server.ts'
 import { startServer } from '../../helpers/server.ts'
+import { patience } from '../../helpers/slowness.ts'
 import { types } from '../../helpers/sse.ts'
 import { ownServer } from '../../helpers/suite.ts'
 import { startHttpServer } from '../tools/mcp-test-server.ts'
@@ -125,7 +126,7 @@ test('a server that never says hello does not keep this one from closing', async
   const { stream, close } = await scripted({ mute }, [{ text: 'never' }])
   const opened = await stream('/sessions/stream', { json: create })
   await opened.upTo('run_started')
-  await within('the server to close', close(), 8_000)
+  await within('the server to close', close(), patience(8_000))
 })
 
 describe('MCP_CONFIG stops the start with a sentence', () => {

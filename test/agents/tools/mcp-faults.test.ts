@@ -17,6 +17,7 @@ import { type McpServerConfig, parseMcpConfig } from '../../../src/agents/tools/
 import { openMcpServer } from '../../../src/agents/tools/mcp-server.ts'
 import type { Tool } from '../../../src/agents/tools/tool.ts'
 import { until, within } from '../../helpers/http.ts'
+import { patience } from '../../helpers/slowness.ts'
 import { startHttpServer } from './mcp-test-server.ts'
 
 const SECRET = 'a-secret-of-the-test'
@@ -255,7 +256,7 @@ test('closing does not wait for a server that never says hello', async () => {
   const { source, lines } = open(program('process.stderr.write("here\\n"); setInterval(() => {}, 1000)'))
   const tools = source.tools(never())
   await until('it has started', () => lines.includes('debug MCP server test: here'))
-  await within('the end of it', source.close(), 6_000)
+  await within('the end of it', source.close(), patience(6_000))
   expect(await tools).toEqual([])
 })
 
