@@ -5,6 +5,7 @@ import type { SkillCatalog } from '../agents/skills/skill.ts'
 import { ConfigError } from '../config.ts'
 import type { SessionAgentBuilder } from '../core/agent.ts'
 import { EphemeralSessionService } from '../core/ephemeral-session-service.ts'
+import { StoreUnavailableError } from '../core/errors.ts'
 import { PersistentSessionService } from '../core/persistent-session-service.ts'
 import type { ServiceObserver, ServiceStats, SessionService } from '../core/session-service.ts'
 import { openDurableStore, openStore } from '../stores/index.ts'
@@ -61,7 +62,7 @@ export const sessions = fp(
       observer: options.observer ?? {},
     }
     const store = await openDurableStore(url).catch((error: Error) => {
-      throw new ConfigError(`STORE_URL: ${error.message}`)
+      throw new ConfigError(error.message.startsWith('STORE_URL') ? error.message : `STORE_URL: ${error.message}`)
     })
     const service: SessionService =
       store === undefined
@@ -72,6 +73,10 @@ export const sessions = fp(
             retention,
             idleEvictMs: options.idleEvictMs ?? 900_000,
             maxClusterTurns: options.maxClusterTurns || undefined,
+          }).catch(async (error: Error) => {
+            await store.close()
+            if (!(error instanceof StoreUnavailableError)) throw error
+            throw new ConfigError(`STORE_URL: ${(error.cause as Error).message}`, { cause: error.cause })
           })
     app.decorate('sessions', service)
     app.decorate('sessionCapacity', () => service.stats)

@@ -1,6 +1,8 @@
 import postgres from 'postgres'
+import type { Target } from './target.ts'
 
 export type Sql = postgres.Sql
+type Options = postgres.Options<Record<string, never>>
 
 /** So many read; one writes, some are for what servers have to do with one another, and one listens. */
 const READERS = 8
@@ -37,32 +39,29 @@ const common = {
   },
 }
 
-/** Connections for reading. Throws a `TypeError` for a URL that is none; like every error, it does not repeat the URL. */
-export function openReaders(url: string): Sql {
-  const connection = { ...common.connection, default_transaction_read_only: true }
-  return connect(url, { max: READERS, idle_timeout: 60, connection })
+/** Connections for reading. */
+export function openReaders(target: Target): Sql {
+  const connection = { default_transaction_read_only: true }
+  return connect(target, { max: READERS, idle_timeout: 60, connection })
 }
 
 /**
  * For leases, commands and places: small writes that nothing is lost with, since whoever finds them gone asks again. They
  * do not wait for the disk.
  */
-export function openControl(url: string): Sql {
-  const connection = { ...common.connection, synchronous_commit: 'off' }
-  return connect(url, { max: CONTROL_CONNECTIONS, idle_timeout: 0, connection })
+export function openControl(target: Target): Sql {
+  const connection = { synchronous_commit: 'off' }
+  return connect(target, { max: CONTROL_CONNECTIONS, idle_timeout: 0, connection })
 }
 
 /** One connection, until `onclose` says that it was lost. */
-export function openWriter(url: string, onclose: () => void): Sql {
-  return connect(url, { max: 1, idle_timeout: 0, max_lifetime: 0, onclose })
+export function openWriter(target: Target, onclose: () => void): Sql {
+  return connect(target, { max: 1, idle_timeout: 0, max_lifetime: 0, onclose })
 }
 
-function connect(url: string, options: postgres.Options<Record<string, never>>): Sql {
-  try {
-    return postgres(url, { ...common, ...options }) as Sql
-  } catch {
-    throw new TypeError('STORE_URL must be like postgres://user:password@host/database')
-  }
+function connect(target: Target, options: Options): Sql {
+  const connection = { ...common.connection, ...target.connection, ...options.connection }
+  return postgres({ ...common, ...target, ...options, connection } as Options) as Sql
 }
 
 /** What is under way may end first, but for `seconds` at the most. */

@@ -5,6 +5,7 @@ import type { KeyRow } from '../../core/durable-store.ts'
 import { StoreUnavailableError } from '../../core/errors.ts'
 import { disconnect, inTime, NoAnswerError, openControl, type Sql } from './connections.ts'
 import { toChunk, toKey, toSession } from './rows.ts'
+import type { Target } from './target.ts'
 import { CHANNEL, digestOf } from './writer-functions.ts'
 
 type Row = Record<string, unknown>
@@ -25,16 +26,16 @@ export class PostgresCluster implements Cluster {
   readonly id = randomUUID()
   /** Somebody hears what is announced. */
   isHeard = false
-  readonly #url: string
+  readonly #target: Target
   readonly #write: Write
   #control: Sql
   #hear: ((notice: Notice) => void) | undefined
   #isClosed = false
 
-  constructor(url: string, write: Write) {
-    this.#url = url
+  constructor(target: Target, write: Write) {
+    this.#target = target
     this.#write = write
-    this.#control = openControl(url)
+    this.#control = openControl(target)
   }
 
   async join(hear: (notice: Notice) => void): Promise<void> {
@@ -251,7 +252,7 @@ export class PostgresCluster implements Cluster {
   /** Where one connection is dead the others may be, and would take as long to show it. */
   #replace(control: Sql): void {
     if (this.#control !== control || this.#isClosed) return
-    this.#control = openControl(this.#url)
+    this.#control = openControl(this.#target)
     if (this.#hear !== undefined) void this.#listen(this.#control).catch(() => {})
     void disconnect(control, 0)
   }

@@ -14,10 +14,12 @@ import type { Message } from '../../core/transcript.ts'
 import type { MinuteRange, UsageCounts } from '../../core/usage-counts.ts'
 import { dayOf } from '../usage-sums.ts'
 import { disconnect, inTime, NoAnswerError, openReaders, type Sql } from './connections.ts'
+import { openingError } from './opening.ts'
 import { PostgresCluster } from './postgres-cluster.ts'
 import { toChunk, toKey, toSession } from './rows.ts'
+import { type Target, targetOf } from './target.ts'
 import { usageOf } from './usage.ts'
-import { SchemaError, Writer } from './writer.ts'
+import { Writer } from './writer.ts'
 import { commitArguments, commitCall, digestOf } from './writer-functions.ts'
 
 /** So many sessions, or keys, are forgotten in one go. */
@@ -31,26 +33,27 @@ type Row = Record<string, unknown>
  */
 export class PostgresStore implements DurableStore {
   readonly cluster: PostgresCluster
-  readonly #url: string
+  readonly #target: Target
   #readers: Sql
   #writer: Promise<Writer>
   readonly #closing = new AbortController()
 
-  private constructor(url: string, readers: Sql, writer: Writer) {
-    this.#url = url
+  private constructor(target: Target, readers: Sql, writer: Writer) {
+    this.#target = target
     this.#readers = readers
     this.#writer = Promise.resolve(writer)
-    this.cluster = new PostgresCluster(url, (sql, values) => this.#write(sql, values))
+    this.cluster = new PostgresCluster(target, (sql, values) => this.#write(sql, values))
   }
 
-  /** Rejects for a database that a newer version has made. */
+  /** Rejects for a URL that is wrong and a database that a newer version has made or that cannot be used, and says why. */
   static async open(url: string): Promise<PostgresStore> {
-    const readers = openReaders(url)
+    const target = targetOf(url)
+    const readers = openReaders(target)
     try {
-      return new PostgresStore(url, readers, await Writer.open(url))
+      return new PostgresStore(target, readers, await Writer.open(target))
     } catch (error) {
       await disconnect(readers)
-      throw error instanceof SchemaError ? error : new StoreUnavailableError(error)
+      throw openingError(readers, error)
     }
   }
 
@@ -193,7 +196,7 @@ export class PostgresStore implements DurableStore {
 
   async #reopened(lost: Writer | undefined): Promise<Writer> {
     await lost?.close()
-    return Writer.open(this.#url, this.#closing.signal)
+    return Writer.open(this.#target, this.#closing.signal)
   }
 
   #sessions(where: string, values: unknown[] = [], page = ''): Promise<SessionRow[]> {
@@ -213,7 +216,7 @@ export class PostgresStore implements DurableStore {
     } catch (error) {
       if (error instanceof NoAnswerError && this.#readers === readers && !this.#closing.signal.aborted) {
         // The others may be as dead as this one, and would take as long to show it.
-        this.#readers = openReaders(this.#url)
+        this.#readers = openReaders(this.#target)
         void disconnect(readers)
       }
       throw new StoreUnavailableError(error)

@@ -1,5 +1,6 @@
 import { disconnect, inTime, openWriter, type Sql } from './connections.ts'
 import { migrations } from './migrations.ts'
+import type { Target } from './target.ts'
 import { writerFunctions } from './writer-functions.ts'
 
 /** "Suricate" in ASCII. */
@@ -12,21 +13,21 @@ export class Writer {
   readonly #lost: Promise<never>
   #isLost = false
 
-  private constructor(url: string) {
+  private constructor(target: Target) {
     let lose = (_: Error) => {}
     this.#lost = new Promise((_, reject) => {
       lose = reject
     })
     this.#lost.catch(() => {})
-    this.#sql = openWriter(url, () => {
+    this.#sql = openWriter(target, () => {
       this.#isLost = true
       lose(new Error('The connection was lost'))
     })
   }
 
   /** Connects and brings the schema up to date. Rejects when `signal` aborts. */
-  static async open(url: string, signal?: AbortSignal): Promise<Writer> {
-    const writer = new Writer(url)
+  static async open(target: Target, signal?: AbortSignal): Promise<Writer> {
+    const writer = new Writer(target)
     const close = () => void writer.close()
     signal?.addEventListener('abort', close)
     try {
