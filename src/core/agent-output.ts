@@ -1,6 +1,7 @@
 import { type TSchema, Type } from '@sinclair/typebox'
 import { type TypeCheck, TypeCompiler } from '@sinclair/typebox/compiler'
 import type { TurnOutcome } from './agent.ts'
+import { count } from './count.ts'
 import { AgentError } from './errors.ts'
 import { AgentOutputs, type AgentReport, type TranscriptNote } from './events.ts'
 import { StringEnum } from './string-enum.ts'
@@ -18,7 +19,7 @@ const notes: Record<TranscriptNote['type'], TSchema> = {
     message: Type.Object({
       role: Type.Literal('user'),
       content: Type.String(),
-      summarises: Type.Optional(Type.Integer({ minimum: 0 })),
+      summarises: Type.Optional(count('Messages that it stands for')),
     }),
   }),
 }
@@ -63,17 +64,17 @@ export function assertAgentOutput(value: unknown): asserts value is AgentReport 
   throw new AgentError(`The agent yielded a ${type} whose ${fault?.path || 'shape'} is wrong: ${fault?.message}`)
 }
 
-const count = Type.Integer({ minimum: 0 })
+const tokens = count('Tokens of one kind')
 const outcome = TypeCompiler.Compile(
   Type.Object({
     text: Type.Optional(Type.String()),
     stop_reason: Type.Optional(StringEnum(['end_turn', 'max_tokens', 'stop_sequence', 'content_filter'])),
     usage: Type.Optional(
       Type.Object({
-        input_tokens: count,
-        output_tokens: count,
-        cache_creation_tokens: Type.Optional(count),
-        cache_read_tokens: Type.Optional(count),
+        input_tokens: tokens,
+        output_tokens: tokens,
+        cache_creation_tokens: Type.Optional(tokens),
+        cache_read_tokens: Type.Optional(tokens),
       }),
     ),
     schema_warnings: Type.Optional(

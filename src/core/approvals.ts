@@ -1,5 +1,6 @@
 import type { Approval, ApprovalRequest } from './agent.ts'
 import type { NewEvent } from './events.ts'
+import { timeOf } from './time.ts'
 
 interface Waiting {
   name: string
@@ -25,7 +26,7 @@ export class Approvals {
       id,
       name,
       args,
-      expires_at: new Date(Date.now() + timeoutMs).toISOString(),
+      expires_at: timeOf(Date.now() + timeoutMs),
     })
     const answer = new Promise<Approval>((resolve, reject) => {
       const done = () => {

@@ -66,6 +66,12 @@ export class InvalidParamsError extends SessionError {
   constructor(path: string, message: string) {
     super(path === '' ? message : `${path} ${message}`, { errors: [{ path, message }] })
   }
+
+  /** The same where the members stand below `path`. */
+  below(path: string): InvalidParamsError {
+    const [{ path: member, message }] = this.data.errors as [FieldError]
+    return new InvalidParamsError(path + member, message)
+  }
 }
 
 /** A cursor that nobody can have. The service calls it `after`; how it came in, the caller knows. */

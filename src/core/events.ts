@@ -1,6 +1,8 @@
 import { type Static, type TProperties, type TSchema, Type } from '@sinclair/typebox'
+import { count } from './count.ts'
 import type { RunResult } from './session-service.ts'
 import { StringEnum } from './string-enum.ts'
+import { time } from './time.ts'
 import { type Block, StopReason, type UserMessage } from './transcript.ts'
 import type { Usage } from './usage.ts'
 
@@ -12,8 +14,8 @@ import type { Usage } from './usage.ts'
  * the turn it belongs to, or 0 for what an agent reported while no turn was running.
  */
 
-const seq = Type.Integer({ minimum: 1, description: 'Position in the session, from 1, without gaps' })
-const turn = Type.Integer({ minimum: 0, description: 'The turn, from 1; 0 outside of any turn' })
+const seq = count('Position in the session, from 1, without gaps', { minimum: 1 })
+const turn = count('The turn, from 1; 0 outside of any turn')
 const id = Type.String({ description: 'Identifies the tool call within its turn' })
 const name = Type.String({ description: 'Name of the tool' })
 const hookId = Type.String({ description: "The hook's id in the configuration" })
@@ -33,7 +35,6 @@ export type HookPoint = (typeof HOOK_POINTS)[number]
 export const HookPoint = StringEnum(HOOK_POINTS, 'Where in a turn the hook stands', 'HookPoint')
 
 const text = (description: string) => Type.String({ description })
-const count = (description: string) => Type.Integer({ minimum: 0, description })
 const flag = (description: string) => Type.Boolean({ description })
 const sessionId = Type.String({ format: 'uuid', description: 'The session' })
 const interactionId = Type.String({ format: 'uuid', description: 'The interaction' })
@@ -75,13 +76,13 @@ export const LifecycleEvents = {
     result: runResult,
   }),
   turn_started: logged('turn_started', 'A model call begins', {
-    turn_number: Type.Integer({ minimum: 0, description: 'Model calls of this turn are counted from 0' }),
+    turn_number: count('Model calls of this turn are counted from 0'),
   }),
   tool_approval_requested: logged('tool_approval_requested', 'A tool call waits until somebody allows it', {
     id,
     name,
     args: Type.Unknown({ description: 'What the tool would be called with' }),
-    expires_at: Type.String({ format: 'date-time', description: 'Without an answer by then it is refused' }),
+    expires_at: time('Without an answer by then it is refused'),
   }),
   tool_approval_resolved: logged('tool_approval_resolved', 'The tool call was allowed, or refused', {
     id,
@@ -144,8 +145,8 @@ export const AgentOutputs = {
     usage,
   }),
   retrying: logged('retrying', 'A model call failed in passing and is tried again; its text so far is void', {
-    attempt: Type.Integer({ minimum: 1, description: 'Which attempt comes next, from 1' }),
-    max_attempts: Type.Integer({ minimum: 1, description: 'How many there are' }),
+    attempt: count('Which attempt comes next, from 1', { minimum: 1 }),
+    max_attempts: count('How many there are', { minimum: 1 }),
     error: text('Why the last one failed'),
     delay_ms: count('How long the next one waits'),
   }),
@@ -177,7 +178,7 @@ export const AgentOutputs = {
     point: HookPoint,
     envelope: Type.Object(
       {
-        revision: Type.Integer({ minimum: 1, description: 'How many of its proposals there are by now' }),
+        revision: count('How many of its proposals there are by now', { minimum: 1 }),
         hook_id: hookId,
         point: HookPoint,
         patch: HookPatch,
@@ -223,8 +224,8 @@ export const StreamNotices = {
   }),
   stream_truncated: notice('stream_truncated', 'Events that were asked for are no longer kept', {
     reason: text('Why: retention'),
-    missed_from: Type.Integer({ minimum: 1, description: 'seq of the first event that is gone' }),
-    missed_to: Type.Integer({ minimum: 1, description: 'seq of the last event that is gone' }),
+    missed_from: count('seq of the first event that is gone', { minimum: 1 }),
+    missed_to: count('seq of the last event that is gone', { minimum: 1 }),
   }),
   heartbeat: notice('heartbeat', 'Sent instead of a comment with ?heartbeat=event', {}),
   done: notice('done', 'The session is over; nothing will follow', { session_id: sessionId }),

@@ -1,10 +1,11 @@
 import { InvalidParamsError, SessionExistsError } from './errors.ts'
 import type { SessionFactory } from './session-factory.ts'
 import type { SessionRegistry } from './session-registry.ts'
-import type { CreateSessionRequest } from './session-service.ts'
 import type { SessionTask } from './session-task.ts'
+import { msOf } from './time.ts'
 import { type ExportedSession, transcriptFault } from './transcript.ts'
 import type { TurnRecord } from './turn-record.ts'
+import { isExact } from './usage.ts'
 
 /** Makes a session of an exported one. Rejects for a transcript that no agent could go on with. */
 export async function importInto(
@@ -16,16 +17,17 @@ export async function importInto(
   const fault = transcriptFault(exported.messages)
   if (fault !== undefined) throw new InvalidParamsError(`/messages/${fault.index}`, fault.message)
   if (registry.get(id) !== undefined) throw new SessionExistsError(id)
-  const { agent, ...metadata } = exported.metadata.session_metadata ?? {}
-  const request: CreateSessionRequest = { ...metadata, ...(agent === undefined ? {} : { agent }) }
-  return factory.make(request, {
-    id,
-    messages: exported.messages,
-    usage: exported.usage,
-    createdAt: Date.parse(exported.created_at),
-    updatedAt: Date.parse(exported.updated_at),
-    namePath: '/metadata/session_metadata/comms_name',
-  })
+  const { messages, usage, created_at, updated_at, metadata } = exported
+  if (!isExact(usage)) {
+    throw new InvalidParamsError('/usage', `must not add up to more than ${Number.MAX_SAFE_INTEGER} tokens`)
+  }
+  const createdAt = msOf('/created_at', created_at)
+  const updatedAt = msOf('/updated_at', updated_at)
+  try {
+    return await factory.make(metadata.session_metadata ?? {}, { id, messages, usage, createdAt, updatedAt })
+  } catch (error) {
+    throw error instanceof InvalidParamsError ? error.below('/metadata/session_metadata') : error
+  }
 }
 
 /** Makes a session of another's history, up to and including the turn of `record`, or all of it. */

@@ -28,8 +28,6 @@ export interface SessionOrigin {
   usage?: Usage
   createdAt?: number
   updatedAt?: number
-  /** Where in the request its name among its peers stands. */
-  namePath?: string
 }
 
 interface Surroundings {
@@ -68,7 +66,7 @@ export class SessionFactory {
     const { options, agents, registry, changes, host } = this.#around
     this.refuseWhileClosing()
     const builder = agents.builderFor(request)
-    this.#refuseTakenName(request, origin)
+    this.#refuseTakenName(request)
     const permit = this.residents.tryAcquire()
     if (permit === undefined) throw new CapacityReachedError('sessions', this.residents.taken, this.residents.max)
     const { id = uuidv7(), usage = NO_USAGE, createdAt = Date.now(), updatedAt = createdAt } = origin
@@ -81,7 +79,7 @@ export class SessionFactory {
       agent = await builder.buildAgent(request, session.openHandle())
       this.refuseWhileClosing()
       if (registry.get(id) !== undefined) throw new SessionExistsError(id)
-      this.#refuseTakenName(request, origin)
+      this.#refuseTakenName(request)
       session.attach(agent)
       begin?.(session)
     } catch (error) {
@@ -114,11 +112,11 @@ export class SessionFactory {
     return new InternalError(error)
   }
 
-  #refuseTakenName({ comms_name }: CreateSessionRequest, { namePath = '/comms_name' }: SessionOrigin): void {
+  #refuseTakenName({ comms_name }: CreateSessionRequest): void {
     if (comms_name === undefined) return
-    assertName(comms_name, namePath)
+    assertName(comms_name, '/comms_name')
     if (this.#around.registry.getNamed(comms_name) !== undefined) {
-      throw new InvalidParamsError(namePath, 'is taken by another session')
+      throw new InvalidParamsError('/comms_name', 'is taken by another session')
     }
   }
 }

@@ -1,8 +1,8 @@
 import { AGENT_OPTIONS, type AgentOption, type SessionAgentBuilder } from './agent.ts'
 import { COMMS_NAME_MAX } from './comms.ts'
 import { CapabilityUnavailableError, InvalidCursorError, InvalidParamsError } from './errors.ts'
-import { type CreateSessionRequest, STRUCTURED_OUTPUT_RETRIES } from './session-service.ts'
-import type { SessionMetadata } from './transcript.ts'
+import type { CreateSessionRequest } from './session-service.ts'
+import { type SessionMetadata, STRUCTURED_OUTPUT_RETRIES } from './transcript.ts'
 
 const DEFAULT_ACCEPTS: readonly AgentOption[] = ['system_prompt', 'model', 'provider', 'max_tokens', 'provider_params']
 

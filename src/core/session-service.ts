@@ -1,10 +1,12 @@
 import { type Static, Type } from '@sinclair/typebox'
 import type { Approval } from './agent.ts'
 import type { CommsCommand, CommsReceipt, Peer } from './comms.ts'
+import { count } from './count.ts'
 import type { SessionError } from './errors.ts'
 import type { EventStream, SessionStreamOptions, TurnStreamOptions } from './event-stream.ts'
 import type { AgentEvent } from './events.ts'
 import { StringEnum } from './string-enum.ts'
+import { time } from './time.ts'
 import {
   type BudgetLimits,
   type ExportedSession,
@@ -18,8 +20,6 @@ import type { Usage, UsageQuery, UsageReport } from './usage.ts'
 
 const closed = { additionalProperties: false }
 const sessionId = Type.String({ format: 'uuid', description: 'UUID v7' })
-const time = (description: string) => Type.String({ format: 'date-time', description })
-const count = (description: string) => Type.Integer({ minimum: 0, description })
 
 export const RunResult = Type.Object(
   {
@@ -125,7 +125,6 @@ export interface TurnView {
 }
 
 /** What `structured_output_retries` is where nobody says; asking for it asks for nothing. */
-export const STRUCTURED_OUTPUT_RETRIES = 2
 
 export interface CreateSessionRequest {
   prompt?: string

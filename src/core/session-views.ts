@@ -1,22 +1,21 @@
 import type { SessionRow } from './durable-store.ts'
 import type { ActiveTurn } from './errors.ts'
 import type { SessionInfo, SessionSummary, SessionView, TurnView } from './session-service.ts'
+import { timeOf } from './time.ts'
 import type { ExportedSession, Message } from './transcript.ts'
 
 /** What callers are told of the turn that is in their way. */
 export function activeTurnOf({ turn, startedAt }: Pick<TurnView, 'turn' | 'startedAt'>, lastSeq: number): ActiveTurn {
   const active: ActiveTurn = { turn, status: 'running', last_seq: lastSeq }
-  return startedAt === undefined ? active : { ...active, started_at: iso(startedAt) }
+  return startedAt === undefined ? active : { ...active, started_at: timeOf(startedAt) }
 }
-
-const iso = (ms: number) => new Date(ms).toISOString()
 
 /** A session's state and usage. */
 export function viewOf(row: SessionRow): SessionView {
   const state: SessionInfo = {
     session_id: row.id,
-    created_at: iso(row.createdAt),
-    updated_at: iso(row.updatedAt),
+    created_at: timeOf(row.createdAt),
+    updated_at: timeOf(row.updatedAt),
     message_count: row.messageCount,
     is_active: row.isActive,
     labels: row.metadata.labels ?? {},
@@ -32,8 +31,8 @@ export function viewOf(row: SessionRow): SessionView {
 export function summaryOf(row: Omit<SessionRow, 'lastText'>): SessionSummary {
   return {
     session_id: row.id,
-    created_at: iso(row.createdAt),
-    updated_at: iso(row.updatedAt),
+    created_at: timeOf(row.createdAt),
+    updated_at: timeOf(row.updatedAt),
     message_count: row.messageCount,
     total_tokens: row.usage.total_tokens,
     is_active: row.isActive,
@@ -47,8 +46,8 @@ export function exportOf(row: SessionRow, messages: readonly Message[]): Exporte
     version: 1,
     id: row.id,
     messages: [...messages],
-    created_at: iso(row.createdAt),
-    updated_at: iso(row.updatedAt),
+    created_at: timeOf(row.createdAt),
+    updated_at: timeOf(row.updatedAt),
     metadata: { session_metadata: row.metadata },
     usage: row.usage,
   }

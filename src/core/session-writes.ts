@@ -4,7 +4,6 @@ import type { Chunk } from './memory-event-log.ts'
 import { rowOf, spentTurnOf, turnRowOf } from './session-rows.ts'
 import type { SessionTask } from './session-task.ts'
 import type { TurnRecord } from './turn-record.ts'
-import type { Usage } from './usage.ts'
 import { usageKeysOf } from './usage-counts.ts'
 
 /** What of one session waits for a commit. */
@@ -92,14 +91,7 @@ function hasOnlyGrown(before: SessionRow, now: SessionRow): boolean {
 }
 
 function spentRowOf({ metadata }: SessionTask, record: TurnRecord): SpentRow {
-  const { usage, ...rest } = spentTurnOf(record)
-  return { turn: record.turn, keys: usageKeysOf(metadata), ...rest, usage: bounded(usage) }
-}
-
-/** What an agent claims to have spent has no limit; a store that could not write it would take no more commits. */
-function bounded(usage: Usage): Usage {
-  const counts = Object.entries(usage).map(([name, count]) => [name, Math.min(count, Number.MAX_SAFE_INTEGER)])
-  return Object.fromEntries(counts)
+  return { turn: record.turn, keys: usageKeysOf(metadata), ...spentTurnOf(record) }
 }
 
 /** What could not be written goes before what has come since. */

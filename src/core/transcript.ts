@@ -1,5 +1,7 @@
 import { type Static, type TProperties, Type } from '@sinclair/typebox'
+import { count } from './count.ts'
 import { StringEnum } from './string-enum.ts'
+import { time } from './time.ts'
 import type { Usage } from './usage.ts'
 import { Uuid } from './uuid.ts'
 
@@ -74,10 +76,7 @@ export const Message = Type.Union(
         role: role('user'),
         content: text('What was said to the agent'),
         summarises: Type.Optional(
-          Type.Integer({
-            minimum: 0,
-            description: 'This is a summary: models are shown it in place of so many messages from the start',
-          }),
+          count('This is a summary: models are shown it in place of so many messages from the start'),
         ),
       },
       { title: 'UserMessage', description: 'A prompt, or what else was said to the agent', ...closed },
@@ -112,12 +111,22 @@ export type Message =
   | { role: 'block_assistant'; blocks: Block[]; stop_reason: StopReason }
   | { role: 'tool_results'; results: ToolResult[] }
 
+/** As much as a provider may read into 32 bits. */
+export const MaxTokens = count('Output tokens of one model call', { minimum: 1, maximum: 2_147_483_647 })
+
+/** How often an answer that does not fit `output_schema` is asked for again, unless a request says so. */
+export const STRUCTURED_OUTPUT_RETRIES = 2
+export const StructuredOutputRetries = count(
+  `How often an answer that does not fit is asked for again; ${STRUCTURED_OUTPUT_RETRIES} is the default`,
+  { maximum: 10 },
+)
+
 /** How much a session may spend in all its turns; 0 is spent at once, absent is no limit. */
 export const BudgetLimits = Type.Object(
   {
-    max_tokens: Type.Optional(Type.Integer({ minimum: 0, description: 'Input and output tokens' })),
-    max_duration_ms: Type.Optional(Type.Integer({ minimum: 0, description: 'Time that turns run, not time between' })),
-    max_tool_calls: Type.Optional(Type.Integer({ minimum: 0, description: 'Calls of tools' })),
+    max_tokens: Type.Optional(count('Input and output tokens')),
+    max_duration_ms: Type.Optional(count('Time that turns run, not time between')),
+    max_tool_calls: Type.Optional(count('Calls of tools')),
   },
   { title: 'BudgetLimits', ...closed, description: 'How much the session may spend in all its turns' },
 )
@@ -149,14 +158,12 @@ export const SessionMetadata = Type.Object(
     agent: Type.Optional(text('Name of its agent')),
     model: Type.Optional(text('provider/name')),
     provider: Type.Optional(text("The model's provider")),
-    max_tokens: Type.Optional(Type.Integer({ minimum: 1, description: 'Output tokens of one model call' })),
+    max_tokens: Type.Optional(MaxTokens),
     provider_params: Type.Optional(Type.Record(Type.String(), Type.Unknown(), { description: 'Handed to the agent' })),
     output_schema: Type.Optional(
       Type.Record(Type.String(), Type.Unknown(), { description: 'JSON Schema that the answer has to fit' }),
     ),
-    structured_output_retries: Type.Optional(
-      Type.Integer({ minimum: 0, description: 'How often an answer that does not fit is asked for again' }),
-    ),
+    structured_output_retries: Type.Optional(StructuredOutputRetries),
     budget_limits: Type.Optional(BudgetLimits),
     preload_skills: Type.Optional(
       Type.Array(Type.String(), { description: 'Skills that are part of the system prompt' }),
@@ -173,11 +180,11 @@ export type SessionMetadata = Static<typeof SessionMetadata>
 /** A whole session as it travels between servers: exported as last committed, imported as it is. */
 export const ExportedSession = Type.Object(
   {
-    version: Type.Literal(1, { description: 'Version of this format' }),
+    version: Type.Literal(1, { minimum: 1, maximum: 1, description: 'Version of this format' }),
     id: Uuid('UUID v7'),
     messages: Type.Array(Type.Ref('Message'), { description: 'The transcript, oldest first' }),
-    created_at: Type.String({ format: 'date-time', description: 'When the session was made' }),
-    updated_at: Type.String({ format: 'date-time', description: 'When it last changed' }),
+    created_at: time('When the session was made'),
+    updated_at: time('When it last changed'),
     metadata: Type.Object(
       { session_metadata: Type.Optional(Type.Ref('SessionMetadata')) },
       { ...closed, description: 'What it was created with' },
@@ -230,6 +237,9 @@ export function transcriptFault(messages: readonly Message[]): { index: number; 
   let open: string[] = []
   for (const [index, message] of messages.entries()) {
     if (message.role === 'system' && index > 0) return { index, message: 'a system message must come first' }
+    if (message.role === 'user' && (message.summarises ?? 0) > index) {
+      return { index, message: 'a summary must stand for messages that come before it' }
+    }
     if (open.length > 0 && message.role !== 'tool_results') {
       return { index, message: `tool use ${open[0]} has no result` }
     }

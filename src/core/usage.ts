@@ -1,13 +1,14 @@
 import { type Static, Type } from '@sinclair/typebox'
+import { count } from './count.ts'
 
 /** Tokens spent. `total_tokens` is input plus output; cache counters are reported beside it and are not part of it. */
 export const Usage = Type.Object(
   {
-    input_tokens: Type.Integer({ minimum: 0, description: 'What models were given' }),
-    output_tokens: Type.Integer({ minimum: 0, description: 'What models wrote' }),
-    total_tokens: Type.Integer({ minimum: 0, description: 'The two together' }),
-    cache_creation_tokens: Type.Optional(Type.Integer({ minimum: 0, description: "Written to the provider's cache" })),
-    cache_read_tokens: Type.Optional(Type.Integer({ minimum: 0, description: "Read from the provider's cache" })),
+    input_tokens: count('What models were given'),
+    output_tokens: count('What models wrote'),
+    total_tokens: count('The two together'),
+    cache_creation_tokens: Type.Optional(count("Written to the provider's cache")),
+    cache_read_tokens: Type.Optional(count("Read from the provider's cache")),
   },
   { $id: 'Usage', additionalProperties: false, description: 'Tokens spent; cache counters are not part of the total' },
 )
@@ -16,17 +17,24 @@ export type Usage = Static<typeof Usage>
 /** What an agent reports; the total follows from it. */
 export type TokenCounts = Omit<Usage, 'total_tokens'>
 
+const MAX_TOKENS = Number.MAX_SAFE_INTEGER
+
 export const NO_USAGE: Usage = Object.freeze({ input_tokens: 0, output_tokens: 0, total_tokens: 0 })
 
+/** What an agent claims to have spent has no limit: counting stops where numbers are no longer exact. */
 export function toUsage(counts: TokenCounts): Usage {
-  const usage: Usage = {
-    input_tokens: counts.input_tokens,
-    output_tokens: counts.output_tokens,
-    total_tokens: counts.input_tokens + counts.output_tokens,
-  }
-  if (counts.cache_creation_tokens !== undefined) usage.cache_creation_tokens = counts.cache_creation_tokens
-  if (counts.cache_read_tokens !== undefined) usage.cache_read_tokens = counts.cache_read_tokens
+  const input_tokens = Math.min(counts.input_tokens, MAX_TOKENS)
+  const output_tokens = Math.min(counts.output_tokens, MAX_TOKENS - input_tokens)
+  const usage: Usage = { input_tokens, output_tokens, total_tokens: input_tokens + output_tokens }
+  const { cache_creation_tokens: created, cache_read_tokens: read } = counts
+  if (created !== undefined) usage.cache_creation_tokens = Math.min(created, MAX_TOKENS)
+  if (read !== undefined) usage.cache_read_tokens = Math.min(read, MAX_TOKENS)
   return usage
+}
+
+/** Whether the two can be added up exactly. */
+export function isExact({ input_tokens, output_tokens }: TokenCounts): boolean {
+  return input_tokens + output_tokens <= MAX_TOKENS
 }
 
 export function addUsage(a: Usage, b: Usage): Usage {

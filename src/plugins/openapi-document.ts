@@ -1,4 +1,5 @@
 import { isDeepStrictEqual } from 'node:util'
+import { count } from '../core/count.ts'
 
 /** As much of a document as is touched here. */
 export interface OpenApiDocument {
@@ -159,7 +160,7 @@ function eventItem(contentSchema: unknown): object {
         contentSchema,
         description: 'The event, as JSON',
       },
-      retry: { type: 'integer', description: 'Milliseconds after which to connect again' },
+      retry: count('Milliseconds after which to connect again'),
     },
   }
 }

@@ -5,6 +5,7 @@ import { type TSchema, Type } from '@sinclair/typebox'
 import type { FastifyInstance, FastifyPluginAsync, RouteOptions } from 'fastify'
 import fp from 'fastify-plugin'
 import { stringify as toYaml } from 'yaml'
+import { count } from '../core/count.ts'
 import { finished, type OpenApiDocument, toVersion32 } from './openapi-document.ts'
 import { type ProblemCode, problemStatus } from './problems.ts'
 
@@ -27,11 +28,7 @@ const ROUTE_WITH_BODY: readonly ProblemCode[] = ['PAYLOAD_TOO_LARGE', 'UNSUPPORT
 
 /** Headers that go with some problems, by the code that they go with. */
 const retryAfter = {
-  'Retry-After': Type.Integer({
-    title: 'RetryAfter',
-    minimum: 0,
-    description: 'Seconds after which another try makes sense',
-  }),
+  'Retry-After': count('Seconds after which another try makes sense', { title: 'RetryAfter' }),
 }
 const PROBLEM_HEADERS: Partial<Record<ProblemCode, Record<string, TSchema>>> = {
   UNAUTHORIZED: {

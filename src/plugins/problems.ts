@@ -4,6 +4,7 @@ import type { Socket } from 'node:net'
 import { Type } from '@sinclair/typebox'
 import type { ConnectionError, FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import fp from 'fastify-plugin'
+import { count } from '../core/count.ts'
 import {
   type ErrorData,
   type FieldError,
@@ -13,6 +14,7 @@ import {
   type SessionErrorCode,
 } from '../core/errors.ts'
 import { StringEnum } from '../core/string-enum.ts'
+import { time } from '../core/time.ts'
 import { requestIdOf } from './request-log.ts'
 
 /** What HTTP itself can refuse, beside what the service refuses. */
@@ -75,11 +77,11 @@ export const Problem = Type.Object(
   {
     type: text('urn:suricate:problem:<code in lower case, with dashes>'),
     title: text('The status in words'),
-    status: Type.Integer({ minimum: 400, maximum: 599, description: 'The status of the answer' }),
+    status: count('The status of the answer', { minimum: 400, maximum: 599, format: 'int32' }),
     detail: text('What happened, and where it helps, what to do next'),
     code: StringEnum(Object.keys(problemStatus) as ProblemCode[], 'What went wrong, for programs', 'ProblemCode'),
     session_id: Type.Optional(Type.String({ format: 'uuid', description: 'The session it concerns' })),
-    turn: Type.Optional(Type.Integer({ minimum: 0, description: 'The turn it concerns' })),
+    turn: Type.Optional(count('The turn it concerns')),
     errors: Type.Optional(
       Type.Array(
         Type.Object(
@@ -100,10 +102,10 @@ export const Problem = Type.Object(
     active_turn: Type.Optional(
       Type.Object(
         {
-          turn: Type.Integer({ minimum: 1, description: 'Its number' }),
+          turn: count('Its number', { minimum: 1 }),
           status: StringEnum(['queued', 'running'], 'How far it is'),
-          started_at: Type.Optional(Type.String({ format: 'date-time', description: 'When it began to run' })),
-          last_seq: Type.Integer({ minimum: 0, description: "seq of the session's newest event" }),
+          started_at: Type.Optional(time('When it began to run')),
+          last_seq: count("seq of the session's newest event"),
         },
         { title: 'ActiveTurn', description: 'With SESSION_BUSY: the turn that is in the way' },
       ),

@@ -100,9 +100,9 @@ export function parseBody(body: Buffer): unknown {
   const text = body.toString('utf8')
   if (depthOf(text) > MAX_DEPTH) throw new InvalidParamsError('', `The body is nested deeper than ${MAX_DEPTH}`)
   const value = parseJson(text)
-  // Characters can be wrong only by an escape, since the bytes are valid UTF-8 and JSON allows no raw control character;
-  // a number only if it is too large for one.
-  return /\\u(?:0000|d[89a-f])|\de\+?\d{3}|\d{309}/i.test(text) ? clean(value, '') : value
+  // Characters can be wrong only by an escape, since the bytes are valid UTF-8 and JSON allows no raw control character.
+  // A number beyond 1e308 has three digits in its exponent, or with two at least 210 before it.
+  return /\\u(?:0000|d[89a-f])|\de\+?\d{3}|\d{210}/i.test(text) ? clean(value, '') : value
 }
 
 function parseJson(text: string): unknown {
@@ -163,7 +163,7 @@ function numbersReader({ schema, config }: RouteOptions): preValidationHookHandl
       .map(([name, property]) => ({
         part: part === 'querystring' ? 'query' : part,
         name,
-        type: (property.format ?? property.type) as string,
+        type: (property.format === 'uuid' ? 'uuid' : property.type) as string,
       }))
   })
   if (typed.length === 0 && !config?.optionalBody) return undefined

@@ -1,6 +1,7 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import { type Static, type TObject, Type } from '@sinclair/typebox'
 import type { FastifyContextConfig, FastifyReply } from 'fastify'
+import { count } from '../core/count.ts'
 import { CapabilityUnavailableError } from '../core/errors.ts'
 import type { EventStream } from '../core/event-stream.ts'
 import type { Awaitable } from '../core/session-service.ts'
@@ -9,22 +10,13 @@ import { eventStream, InteractionParams, SessionParams, TurnParams } from './sch
 import { unavailable } from './unavailable.ts'
 
 const StreamHeaders = Type.Object({
-  'last-event-id': Type.Optional(
-    Type.Integer({ minimum: 0, description: 'Continue after this event; wins over the query; an empty one is none' }),
-  ),
+  'last-event-id': Type.Optional(count('Continue after this event; wins over the query; an empty one is none')),
 })
 
 const StreamQuery = Type.Object(
   {
-    after: Type.Optional(
-      Type.Integer({ minimum: 0, description: 'Continue after this event; 0 replays all that is retained' }),
-    ),
-    lastEventId: Type.Optional(
-      Type.Integer({
-        minimum: 0,
-        description: 'The same, as clients add it that cannot set headers; wins over `after`',
-      }),
-    ),
+    after: Type.Optional(count('Continue after this event; 0 replays all that is retained')),
+    lastEventId: Type.Optional(count('The same, as clients add it that cannot set headers; wins over `after`')),
     heartbeat: Type.Optional(
       Type.Unsafe<'event'>({
         type: 'string',

@@ -1,6 +1,7 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import { type Static, Type } from '@sinclair/typebox'
 import type { FastifyReply, FastifyRequest } from 'fastify'
+import { count } from '../core/count.ts'
 import { fromHeader, lastEventId } from './cursor.ts'
 import { eventStream, header, json, SessionParams } from './schemas.ts'
 import { StartHeaders, StartQuery, startMode, varyByAccept } from './start.ts'
@@ -37,9 +38,7 @@ const key = Type.Optional({
 const InjectHeaders = Type.Object({ 'idempotency-key': key, 'x-webhook-secret': secret })
 const InjectStreamHeaders = Type.Object({
   'idempotency-key': key,
-  'last-event-id': Type.Optional(
-    Type.Integer({ minimum: 0, description: 'With Idempotency-Key: resume that interaction after this event' }),
-  ),
+  'last-event-id': Type.Optional(count('With Idempotency-Key: resume that interaction after this event')),
   'x-webhook-secret': secret,
 })
 const InjectQuery = Type.Pick(StartQuery, ['heartbeat'], { additionalProperties: false })

@@ -1,5 +1,6 @@
 import { type Static, type TSchema, Type } from '@sinclair/typebox'
 import type { FastifyInstance } from 'fastify'
+import { count } from '../core/count.ts'
 import { AgentEvent, eventSchemas } from '../core/events.ts'
 import {
   type RunResult,
@@ -11,19 +12,18 @@ import {
   TurnStatus,
   type TurnView,
 } from '../core/session-service.ts'
+import { time, timeOf } from '../core/time.ts'
 import { Block, ExportedSession, Message, SessionMetadata, ToolResult } from '../core/transcript.ts'
 import { Usage } from '../core/usage.ts'
 import { Uuid } from '../core/uuid.ts'
 
 const text = (description: string) => Type.String({ description })
-const count = (description: string) => Type.Integer({ minimum: 0, description })
-const time = (description: string) => Type.String({ format: 'date-time', description })
 
 export const SessionId = Type.String({ format: 'uuid', description: 'The session' })
 export const SessionParams = Type.Object({ session_id: Uuid('The session') })
 export const TurnParams = Type.Object({
   session_id: Uuid('The session'),
-  turn: Type.Integer({ minimum: 1, description: 'Number of the turn in its session' }),
+  turn: count('Number of the turn in its session', { minimum: 1 }),
 })
 
 export const InteractionParams = Type.Object({
@@ -33,8 +33,8 @@ export const InteractionParams = Type.Object({
 
 export const PageQuery = Type.Object(
   {
-    limit: Type.Integer({ minimum: 0, maximum: 1000, default: 100, description: 'How many at most' }),
-    offset: Type.Integer({ minimum: 0, default: 0, description: 'How many to skip' }),
+    limit: count('How many at most', { maximum: 1000, default: 100 }),
+    offset: count('How many to skip', { default: 0 }),
   },
   { additionalProperties: false },
 )
@@ -69,7 +69,7 @@ export const HostMode = Type.Optional(
 export const Turn = Type.Object(
   {
     session_id: SessionId,
-    turn: Type.Integer({ minimum: 1, description: 'Its number in the session' }),
+    turn: count('Its number in the session', { minimum: 1 }),
     status: TurnStatus,
     prompt: text('What the agent was told'),
     created_at: time('When it was asked for'),
@@ -124,18 +124,16 @@ export const startedStream = {
   },
 }
 
-const iso = (ms: number) => new Date(ms).toISOString()
-
 export function toTurn(view: TurnView, problemOf: (error: Error) => object): Turn {
   const turn: Turn = {
     session_id: view.sessionId,
     turn: view.turn,
     status: view.status,
     prompt: view.prompt,
-    created_at: iso(view.createdAt),
+    created_at: timeOf(view.createdAt),
   }
-  if (view.startedAt !== undefined) turn.started_at = iso(view.startedAt)
-  if (view.endedAt !== undefined) turn.ended_at = iso(view.endedAt)
+  if (view.startedAt !== undefined) turn.started_at = timeOf(view.startedAt)
+  if (view.endedAt !== undefined) turn.ended_at = timeOf(view.endedAt)
   if (view.result !== undefined) turn.result = view.result
   if (view.error !== undefined) turn.error = problemOf(view.error)
   return turn

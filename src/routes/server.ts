@@ -1,5 +1,6 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import { type Static, Type } from '@sinclair/typebox'
+import { count } from '../core/count.ts'
 import { ShuttingDownError, StoreUnavailableError } from '../core/errors.ts'
 import { json } from './schemas.ts'
 import { type Unavailable, unavailable, whyNot } from './unavailable.ts'
@@ -43,8 +44,8 @@ const Capabilities = Type.Object(
     capabilities: Type.Array(Capability, { description: 'All that the contract has' }),
     limits: Type.Object(
       {
-        max_sessions: Type.Integer({ description: 'Sessions that may exist at a time' }),
-        max_active_turns: Type.Integer({ description: 'Turns that may run at a time' }),
+        max_sessions: count('Sessions that may exist at a time'),
+        max_active_turns: count('Turns that may run at a time'),
       },
       { title: 'Limits', description: 'How much there may be' },
     ),

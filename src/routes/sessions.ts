@@ -1,7 +1,7 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import { type Static, Type } from '@sinclair/typebox'
-import { type CreateSessionRequest, STRUCTURED_OUTPUT_RETRIES } from '../core/session-service.ts'
-import { BudgetLimits, HooksOverride, PeerMeta } from '../core/transcript.ts'
+import type { CreateSessionRequest } from '../core/session-service.ts'
+import { BudgetLimits, HooksOverride, MaxTokens, PeerMeta, StructuredOutputRetries } from '../core/transcript.ts'
 import {
   HostMode,
   json,
@@ -32,7 +32,7 @@ const CreateSession = Type.Object(
     agent: Type.Optional(Type.String({ minLength: 1, maxLength: 128, description: 'One of GET /agents' })),
     model: Type.Optional(Type.String({ minLength: 1, maxLength: 256, description: 'provider/name' })),
     system_prompt: Type.Optional(Type.String({ description: "Replaces the agent's own" })),
-    max_tokens: Type.Optional(Type.Integer({ minimum: 1, description: 'Output tokens of one model call' })),
+    max_tokens: Type.Optional(MaxTokens),
     labels: Type.Optional(
       Type.Record(Type.String({ minLength: 1, maxLength: 128 }), Type.String({ maxLength: 1024 }), {
         maxProperties: MAX_LABELS,
@@ -52,13 +52,7 @@ const CreateSession = Type.Object(
     output_schema: Type.Optional(
       Type.Record(Type.String(), Type.Unknown(), { description: 'JSON Schema that the answer has to fit' }),
     ),
-    structured_output_retries: Type.Optional(
-      Type.Integer({
-        minimum: 0,
-        maximum: 10,
-        description: `How often an answer that does not fit is asked for again; ${STRUCTURED_OUTPUT_RETRIES} is the default`,
-      }),
-    ),
+    structured_output_retries: Type.Optional(StructuredOutputRetries),
     budget_limits: Type.Optional(BudgetLimits),
     preload_skills: Type.Optional(
       Type.Array(Type.String({ minLength: 1, maxLength: 256 }), {

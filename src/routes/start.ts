@@ -3,6 +3,7 @@ import { type Static, Type } from '@sinclair/typebox'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import Negotiator from 'negotiator'
 import stringify from 'safe-stable-stringify'
+import { count } from '../core/count.ts'
 import { FirstTurnFailedError, InvalidParamsError, type SessionError, SessionNotRunningError } from '../core/errors.ts'
 import type { RunResult, StartOptions, TurnHandle, TurnView } from '../core/session-service.ts'
 import { NO_USAGE } from '../core/usage.ts'
@@ -26,9 +27,7 @@ export const StartHeaders = Type.Object({
 
 export const StartStreamHeaders = Type.Object({
   'idempotency-key': StartHeaders.properties['idempotency-key'],
-  'last-event-id': Type.Optional(
-    Type.Integer({ minimum: 0, description: 'With Idempotency-Key: resume the turn that it started after this event' }),
-  ),
+  'last-event-id': Type.Optional(count('With Idempotency-Key: resume the turn that it started after this event')),
 })
 
 export const StartQuery = Type.Object(

@@ -1,13 +1,12 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import { type Static, Type } from '@sinclair/typebox'
+import { count } from '../core/count.ts'
 import type { ExportedSession } from '../core/transcript.ts'
 import { json, PageQuery, pageOf, SessionParams } from './schemas.ts'
 
 const ForkSession = Type.Object(
   {
-    turn: Type.Optional(
-      Type.Integer({ minimum: 1, description: 'The last turn to take along; by default the last committed one' }),
-    ),
+    turn: Type.Optional(count('The last turn to take along; by default the last committed one', { minimum: 1 })),
   },
   { $id: 'ForkSessionRequest', description: 'How much of a session to fork', additionalProperties: false },
 )

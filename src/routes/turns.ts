@@ -1,5 +1,6 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import { type Static, Type } from '@sinclair/typebox'
+import { count } from '../core/count.ts'
 import type { StartTurnRequest } from '../core/session-service.ts'
 import {
   HostMode,
@@ -33,7 +34,7 @@ const StartTurn = Type.Object(
 )
 
 const InterruptTurn = Type.Object(
-  { turn: Type.Optional(Type.Integer({ minimum: 1, description: 'Only if this turn is the one in flight' })) },
+  { turn: Type.Optional(count('Only if this turn is the one in flight', { minimum: 1 })) },
   { $id: 'InterruptTurnRequest', description: 'Which turn to interrupt', additionalProperties: false },
 )
 
@@ -163,7 +164,7 @@ export const turnRoutes: FastifyPluginAsyncTypebox = async (app) => {
             Type.Object(
               {
                 session_id: SessionId,
-                turn: Type.Integer({ minimum: 1, description: 'The turn that was in flight' }),
+                turn: count('The turn that was in flight', { minimum: 1 }),
                 interrupted: Type.Literal(true, { description: 'It is' }),
               },
               { title: 'Interrupted', description: 'The turn is interrupted' },

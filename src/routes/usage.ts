@@ -1,11 +1,11 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import { Type } from '@sinclair/typebox'
+import { count } from '../core/count.ts'
 import { InvalidParamsError } from '../core/errors.ts'
+import { msOf, time, timeOf } from '../core/time.ts'
 import type { UsageQuery } from '../core/usage.ts'
 import { json } from './schemas.ts'
 
-const count = (description: string) => Type.Integer({ minimum: 0, description })
-const time = (description: string) => Type.String({ format: 'date-time', description })
 const groupBy = {
   pattern: '^(agent|model|label\\..{1,128})$',
   description: 'What turns are told apart by: agent, model or label.<key>',
@@ -65,26 +65,18 @@ export const usageRoutes: FastifyPluginAsyncTypebox = async (app) => {
       },
     },
     async ({ query }) => {
-      const from = toMs('/from', query.from)
-      const to = toMs('/to', query.to)
+      const from = query.from === undefined ? undefined : msOf('/from', query.from)
+      const to = query.to === undefined ? undefined : msOf('/to', query.to)
       if (from !== undefined && to !== undefined && to <= from)
         throw new InvalidParamsError('/to', 'must be after from')
       const report = await app.sessions.usage({ groupBy: query.group_by, from, to })
       return {
         groups: report.groups,
-        from: new Date(report.from).toISOString(),
-        to: new Date(report.to).toISOString(),
+        from: timeOf(report.from),
+        to: timeOf(report.to),
         group_by: report.groupBy,
         complete: report.complete,
       }
     },
   )
-}
-
-/** The format allows for times that are none, such as a leap second. */
-function toMs(path: string, time: string | undefined): number | undefined {
-  if (time === undefined) return undefined
-  const ms = Date.parse(time)
-  if (Number.isNaN(ms)) throw new InvalidParamsError(path, 'must be a time such as 2026-01-31T12:00:00Z')
-  return ms
 }

@@ -1,6 +1,7 @@
 import { type Static, Type } from '@sinclair/typebox'
 import { TypeCompiler } from '@sinclair/typebox/compiler'
 import type { InteractionRow, SessionRow, TurnRow } from '../core/durable-store.ts'
+import { TIME_BOUNDS } from '../core/time.ts'
 import type { Message } from '../core/transcript.ts'
 
 export const FORMAT = 'suricate-export'
@@ -9,7 +10,8 @@ export const FORMAT_VERSION = 1
 /** What goes wrong where sessions move and is nobody's bug. The message is a sentence. */
 export class TransferError extends Error {}
 
-const Whole = Type.Integer({ minimum: 0 })
+const Whole = Type.Integer({ minimum: 0, maximum: Number.MAX_SAFE_INTEGER })
+const Time = Type.Integer(TIME_BOUNDS)
 const Chunks = Type.Array(Type.Object({ first: Whole, last: Whole, turn: Whole, frames: Type.String() }))
 
 /** As much of each line as a store relies on; the checksum speaks for the rest. */
@@ -20,15 +22,15 @@ const ExportLine = Type.Union([
         id: Type.String({ minLength: 1 }),
         isActive: Type.Boolean(),
         isArchived: Type.Boolean(),
-        createdAt: Whole,
-        updatedAt: Whole,
+        createdAt: Time,
+        updatedAt: Time,
         metadata: Type.Object({
           agent: Type.String(),
           comms_name: Type.Optional(Type.String()),
           labels: Type.Optional(Type.Record(Type.String(), Type.String())),
         }),
         usage: Type.Object({}),
-        ranMs: Type.Number(),
+        ranMs: Whole,
         toolCalls: Whole,
         messageCount: Whole,
         turnCount: Whole,

@@ -184,6 +184,43 @@ describe('large and deep documents', () => {
   })
 })
 
+describe('a number that is too large for one', () => {
+  const infinite = [
+    '1e309',
+    '-1E+309',
+    `1${'0'.repeat(250)}e99`,
+    `-9${'9'.repeat(209)}e99`,
+    `1${'0'.repeat(300)}.5e9`,
+    `0.001e${'0'.repeat(20)}312`,
+    '9'.repeat(310),
+  ]
+  const finite = ['1e308', `1${'0'.repeat(209)}e98`, `0.${'0'.repeat(300)}1e400`, `1${'0'.repeat(250)}e-99`]
+
+  test.each<[string, string, (number: string) => string]>([
+    ['POST', '/sessions', (n) => `{"prompt":"x","agent":"echo","provider_params":{"deep":[{"n":${n}}]}}`],
+    ['POST', '/sessions', (n) => `{"prompt":"x","output_schema":{"maximum":${n}}}`],
+    ['POST', 'interactions', (n) => `{"body":[${n}]}`],
+    ['POST', 'comms', (n) => `{"kind":"peer_request","to":"x","intent":"y","params":{"n":${n}}}`],
+    [
+      'POST',
+      '/sessions/import',
+      (n) =>
+        `{"version":1,"id":"0199d3c0-0000-7000-8000-000000000000","created_at":"2026-01-01T00:00:00Z","updated_at":"2026-01-01T00:00:00Z","metadata":{"session_metadata":{"provider_params":{"n":${n}}}},"messages":[],"usage":{"input_tokens":0,"output_tokens":0,"total_tokens":0}}`,
+    ],
+  ])('is 400 anywhere in a body: %s %s', async (method, path, body) => {
+    const id = await createIdle(api)
+    const url = path.startsWith('/') ? path : `/sessions/${id}/${path}`
+    const sent = (number: string) =>
+      api.send(method, url, { bytes: body(number), headers: { 'content-type': 'application/json' } })
+    for (const number of infinite) {
+      const answer = await sent(number)
+      expectInvalid(answer)
+      expect(answer.text, number).toContain('is too large a number')
+    }
+    for (const number of finite) expect((await sent(number)).text, number).not.toContain('is too large a number')
+  })
+})
+
 describe('parameters', () => {
   test('that repeat where one is meant are 400', async () => {
     const id = await createIdle(api)

@@ -1,6 +1,7 @@
 import { setMaxListeners } from 'node:events'
 import { type Static, Type } from '@sinclair/typebox'
 import { Value } from '@sinclair/typebox/value'
+import { MaxTokens } from '../../core/transcript.ts'
 import type { HookHandler, HookInvocation, HookResponse } from './hook.ts'
 import { HookFault } from './hook-fault.ts'
 
@@ -30,8 +31,8 @@ const Response = Type.Object({
       Type.Union([
         Type.Object({
           patch_type: Type.Literal('llm_request'),
-          max_tokens: Type.Optional(Type.Integer({ minimum: 1 })),
-          temperature: Type.Optional(Type.Number()),
+          max_tokens: Type.Optional(MaxTokens),
+          temperature: Type.Optional(Type.Number({ minimum: 0, maximum: 100 })),
           provider_params: Type.Optional(Params),
         }),
         Type.Object({ patch_type: Type.Literal('assistant_text'), text: Type.String() }),

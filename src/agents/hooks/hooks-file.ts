@@ -19,7 +19,7 @@ const Entry = Type.Object(
     point: HookPoint,
     mode: Type.Optional(StringEnum(['foreground', 'background'], 'Whether the turn waits', 'HookMode')),
     capability: Type.Optional(StringEnum(['observe', 'guardrail', 'rewrite'], 'What it may do', 'HookCapability')),
-    priority: Type.Optional(Type.Integer()),
+    priority: Type.Optional(Type.Integer({ minimum: -1_000_000, maximum: 1_000_000 })),
     failure_policy: Type.Optional(StringEnum(['fail_open', 'fail_closed'], 'What a failure means', 'FailurePolicy')),
     timeout_ms: Type.Optional(Type.Integer({ minimum: 1, maximum: 600_000 })),
     allow_disable: Type.Optional(Type.Boolean()),

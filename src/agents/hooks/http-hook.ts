@@ -1,3 +1,4 @@
+import { parseJson } from '../../core/json.ts'
 import { redactor } from '../tools/redactor.ts'
 import type { HookHandler, HookResponse } from './hook.ts'
 import { MAX_ANSWER_BYTES, tooLong } from './hook-call.ts'
@@ -56,7 +57,7 @@ async function textOf({ body }: Response): Promise<string> {
 function parsed(text: string, clean: (text: string) => string): HookResponse | undefined {
   if (text.trim() === '') return undefined
   try {
-    return JSON.parse(text, (_, value: unknown) => (typeof value === 'string' ? clean(value) : value))
+    return parseJson(text, (value) => (typeof value === 'string' ? clean(value) : value)) as HookResponse
   } catch {
     throw new HookFault('answered with something that is no JSON')
   }

@@ -1,5 +1,6 @@
 import type { Block } from '../../core/transcript.ts'
 import type { TokenCounts } from '../../core/usage.ts'
+import { parseArguments } from '../arguments.ts'
 import { type ModelEvent, ModelFault } from './model.ts'
 
 type Metadata = Record<string, unknown>
@@ -64,7 +65,7 @@ export async function* answerOf(
       }
       case 'tool-call': {
         const { toolCallId: id, toolName: name, input } = part
-        const block: Block = { block_type: 'tool_use', data: { id, name, args: parsed(input) } }
+        const block: Block = { block_type: 'tool_use', data: { id, name, args: parseArguments(input) } }
         keepMeta(block, part.providerMetadata)
         blocks.push(block)
         break
@@ -157,15 +158,6 @@ function keepMeta(block: Block, metadata: Metadata | undefined): void {
     known[provider] = { ...(known[provider] as Metadata | undefined), ...(data as Metadata) }
   }
   block.data.meta = known
-}
-
-function parsed(input: string): unknown {
-  if (input.trim() === '') return {}
-  try {
-    return JSON.parse(input)
-  } catch {
-    return input
-  }
 }
 
 function stopReasonOf({ unified, raw }: { unified: string; raw?: string | undefined }) {

@@ -2,6 +2,7 @@ import type { Spending } from '../../core/agent.ts'
 import { BudgetExhaustedError } from '../../core/errors.ts'
 import type { AgentReport } from '../../core/events.ts'
 import type { BudgetLimits } from '../../core/transcript.ts'
+import { MAX_TIMER_MS } from '../pause.ts'
 
 /** A warning is given when this share of a budget is used. */
 const WARN_AT = 0.8
@@ -41,10 +42,10 @@ export class TurnBudget {
     )
   }
 
-  /** Milliseconds until time is up; `undefined` without such a limit. */
+  /** Milliseconds until time is up, at most what a timer can wait; `undefined` without such a limit. */
   get remainingMs(): number | undefined {
     const times = this.#budgets.filter(({ kind }) => kind === 'time').map(({ limit, used }) => limit - used())
-    return times.length === 0 ? undefined : Math.max(0, Math.min(...times))
+    return times.length === 0 ? undefined : Math.max(0, Math.min(MAX_TIMER_MS, ...times))
   }
 
   /** Warns of what is nearly used. Throws a `BudgetExhaustedError`, after its warning, for what is used up. */

@@ -2,6 +2,7 @@ import type { AgentSession, SessionAgent, SessionAgentBuilder } from '../../core
 import { InvalidParamsError } from '../../core/errors.ts'
 import type { CreateSessionRequest } from '../../core/session-service.ts'
 import type { BudgetLimits } from '../../core/transcript.ts'
+import { STRUCTURED_OUTPUT_RETRIES } from '../../core/transcript.ts'
 import type { HookRegistry } from '../hooks/hook.ts'
 import { noHooks } from '../hooks/no-hooks.ts'
 import { noSkills } from '../skills/open-skills.ts'
@@ -32,8 +33,6 @@ export interface LlmOptions {
   /** Default: three more tries, after 0.5, 1 and 2 seconds. */
   retry?: RetryPolicy
 }
-
-const STRUCTURED_OUTPUT_RETRIES = 2
 
 /** A model with tools: MCP servers, skills, budgets, retries, structured output, compaction and hooks around it. */
 export function llm(options: LlmOptions): SessionAgentBuilder {

@@ -1,5 +1,6 @@
 import { Ajv, type ValidateFunction } from 'ajv'
 import { InvalidParamsError } from '../../core/errors.ts'
+import { parseJson } from '../../core/json.ts'
 import type { JsonObject } from '../tools/tool.ts'
 
 export interface SchemaWarning {
@@ -64,7 +65,7 @@ export class OutputSchema {
   read(text: string): { value: unknown } | { fault: string } {
     let value: unknown
     try {
-      value = JSON.parse(withoutFence(text))
+      value = parseJson(withoutFence(text))
     } catch (error) {
       return { fault: `it is not JSON (${(error as Error).message})` }
     }

@@ -10,6 +10,7 @@ import {
   type Tool as McpTool,
   ToolListChangedNotificationSchema,
 } from '@modelcontextprotocol/sdk/types.js'
+import { MAX_TIMER_MS } from '../pause.ts'
 import { eachLine } from './lines.ts'
 import type { McpServerConfig } from './mcp-config.ts'
 import { MAX_MESSAGE_BYTES, MAX_RESUMES, mcpFetch } from './mcp-fetch.ts'
@@ -19,7 +20,6 @@ import { waitedFor, withinTime } from './waiting.ts'
 const CONNECT_MS = 10_000
 /** A server is asked for so many pages of tools. */
 const MAX_PAGES = 100
-const MAX_TIMER_MS = 2 ** 31 - 1
 /** Nobody waits longer than this for a server to say goodbye. */
 const FAREWELL_MS = 1_000
 /** Characters of a line of standard error. */

@@ -1,6 +1,7 @@
 import { setMaxListeners } from 'node:events'
 import type { TurnContext } from '../../core/agent.ts'
 import type { AgentOutput } from '../../core/events.ts'
+import { MAX_TIMER_MS } from '../pause.ts'
 import { Outbox } from './outbox.ts'
 import { type Tool, type ToolAnswer, toolError } from './tool.ts'
 import { readArguments } from './tool-args.ts'
@@ -28,9 +29,6 @@ export interface ToolRound {
   readonly context: Pick<TurnContext, 'signal' | 'approve'>
   readonly approvalTimeoutMs: number
 }
-
-/** The longest that a timer can wait. */
-const MAX_TIMER_MS = 2 ** 31 - 1
 
 /**
  * Runs the calls of one model answer side by side, after their `tool_call_requested`. Each is reported when it is done;

@@ -1,5 +1,6 @@
 import { Ajv, type ErrorObject, type Options, type ValidateFunction } from 'ajv'
 import { Ajv2020 } from 'ajv/dist/2020.js'
+import { parseArguments } from '../arguments.ts'
 import { isObject } from './json.ts'
 import type { JsonObject, Tool } from './tool.ts'
 
@@ -11,22 +12,12 @@ const checks = new WeakMap<JsonObject, ValidateFunction | null>()
 
 /** What a tool is called with, or what is wrong with it in words that help the model. */
 export function readArguments(tool: Tool, args: unknown): { args: JsonObject } | { fault: string } {
-  const value = typeof args === 'string' ? parsed(args) : args
+  const value = typeof args === 'string' ? parseArguments(args) : args
   if (!isObject(value)) return { fault: 'the arguments must be a JSON object' }
   const check = checkOf(tool.inputSchema)
   if (check === null || check(value)) return { args: value }
   const faults = (check.errors ?? []).slice(0, MAX_FAULTS)
   return { fault: faults.map((fault) => `${fault.instancePath || 'the arguments'} ${wordsOf(fault)}`).join('; ') }
-}
-
-/** Models write nothing at all where there is nothing to say. */
-function parsed(text: string): unknown {
-  if (text.trim() === '') return {}
-  try {
-    return JSON.parse(text)
-  } catch {
-    return text
-  }
 }
 
 function checkOf(schema: JsonObject): ValidateFunction | null {

@@ -52,6 +52,11 @@ describe('a budget', () => {
     })
   })
 
+  test('of more time than a timer can wait does not end the turn at once', () => {
+    const { remainingMs } = new TurnBudget({ max_duration_ms: Number.MAX_SAFE_INTEGER }, nothing, {})
+    expect(remainingMs).toBe(2 ** 31 - 1)
+  })
+
   test('of the turn counts that turn alone', () => {
     const budget = new TurnBudget(
       {},
