@@ -26,11 +26,13 @@ const NETWORK = ['node:http', 'node:https', 'node:net', 'node:http2', 'node:tls'
 /** What a route sees of `core`: contracts and schemas, nothing that runs. */
 const CONTRACTS = [
   'core/comms.ts',
+  'core/count.ts',
   'core/errors.ts',
   'core/event-stream.ts',
   'core/events.ts',
   'core/session-service.ts',
   'core/string-enum.ts',
+  'core/time.ts',
   'core/uuid.ts',
   'core/transcript.ts',
   'core/usage.ts',
