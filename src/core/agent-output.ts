@@ -75,6 +75,7 @@ const outcome = TypeCompiler.Compile(
         output_tokens: tokens,
         cache_creation_tokens: Type.Optional(tokens),
         cache_read_tokens: Type.Optional(tokens),
+        estimated: Type.Optional(Type.Literal(true)),
       }),
     ),
     schema_warnings: Type.Optional(

@@ -279,6 +279,7 @@ export class TurnRun {
       const all = reported[counter]
       if (all !== undefined) rest[counter] = Math.max(0, all - (this.usage[counter] ?? 0))
     }
+    if (reported.estimated) rest.estimated = true
     return toUsage(rest)
   }
 

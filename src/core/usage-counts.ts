@@ -54,7 +54,9 @@ export function nothingSummed(): Sums {
 
 export function addSums(sums: Sums, more: Sums): void {
   sums.turns += more.turns
-  sums.tokens = addUsage(sums.tokens, more.tokens)
+  // Sums do not say which part of them was estimated: no store keeps it.
+  const { estimated: _, ...tokens } = addUsage(sums.tokens, more.tokens)
+  sums.tokens = tokens
   sums.tool_calls += more.tool_calls
   sums.model_calls += more.model_calls
   sums.duration_ms += more.duration_ms

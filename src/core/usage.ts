@@ -9,6 +9,11 @@ export const Usage = Type.Object(
     total_tokens: count('The two together'),
     cache_creation_tokens: Type.Optional(count("Written to the provider's cache")),
     cache_read_tokens: Type.Optional(count("Read from the provider's cache")),
+    estimated: Type.Optional(
+      Type.Literal(true, {
+        description: 'A provider did not count: what is missing was estimated, four bytes a token',
+      }),
+    ),
   },
   { $id: 'Usage', additionalProperties: false, description: 'Tokens spent; cache counters are not part of the total' },
 )
@@ -29,6 +34,7 @@ export function toUsage(counts: TokenCounts): Usage {
   const { cache_creation_tokens: created, cache_read_tokens: read } = counts
   if (created !== undefined) usage.cache_creation_tokens = Math.min(created, MAX_TOKENS)
   if (read !== undefined) usage.cache_read_tokens = Math.min(read, MAX_TOKENS)
+  if (counts.estimated) usage.estimated = true
   return usage
 }
 
@@ -47,6 +53,7 @@ export function addUsage(a: Usage, b: Usage): Usage {
   const read = sumIfAny(a.cache_read_tokens, b.cache_read_tokens)
   if (created !== undefined) sum.cache_creation_tokens = created
   if (read !== undefined) sum.cache_read_tokens = read
+  if (a.estimated || b.estimated) sum.estimated = true
   return toUsage(sum)
 }
 

@@ -1,15 +1,17 @@
 import type { FastifyBaseLogger } from 'fastify'
+import type { SessionError } from '../core/errors.ts'
 import type { ServiceObserver } from '../core/session-service.ts'
 
-/** One line a turn: what became of it and how long it took, never what was said. */
+const MAX_CAUSES = 5
+
+/** One line a turn: what became of it, how long it took and why it failed, never what was said. */
 export function turnLog(log: FastifyBaseLogger, observe: NonNullable<ServiceObserver['turnEnded']>): ServiceObserver {
   return {
     turnEnded: (turn, durationMs) => {
       observe(turn, durationMs)
-      log.info(
-        { session_id: turn.sessionId, turn: turn.turn, outcome: turn.status, duration_ms: durationMs },
-        'turn ended',
-      )
+      const line = { session_id: turn.sessionId, turn: turn.turn, outcome: turn.status, duration_ms: durationMs }
+      if (turn.error === undefined) log.info(line, 'turn ended')
+      else log.warn({ ...line, ...failureOf(turn.error) }, 'turn ended')
     },
     ...faultLog(log),
   }
@@ -25,4 +27,13 @@ export function faultLog(
       log.warn(where, 'another server has taken over the session: this one was not heard for too long'),
     storeFault: (error) => log.error({ err: error }, 'the store cannot be written; it is tried again and again'),
   }
+}
+
+/** Why a turn failed: what its caller is told, and what is behind it. Texts alone: an error may carry a whole request. */
+function failureOf(error: SessionError): { code: string; error: string; causes?: string[] } {
+  const causes: string[] = []
+  for (let at = error.cause; at instanceof Error && causes.length < MAX_CAUSES; at = at.cause) {
+    if (at.message !== error.message && at.message !== causes.at(-1)) causes.push(at.message)
+  }
+  return { code: error.code, error: error.message, ...(causes.length === 0 ? {} : { causes }) }
 }

@@ -58,3 +58,12 @@ test('every counter of a sum is the sum of that counter, whatever was reported [
 test('the sum of nothing cannot be changed by accident', () => {
   expect(Object.isFrozen(NO_USAGE)).toBe(true)
 })
+
+test('a sum of which a part was estimated says so', () => {
+  const counted = toUsage({ input_tokens: 1, output_tokens: 1 })
+  const estimated = toUsage({ input_tokens: 2, output_tokens: 2, estimated: true })
+  const sum = { input_tokens: 3, output_tokens: 3, total_tokens: 6, estimated: true }
+  expect(addUsage(counted, estimated)).toEqual(sum)
+  expect(addUsage(estimated, counted)).toEqual(sum)
+  expect(addUsage(counted, counted)).not.toHaveProperty('estimated')
+})

@@ -1,6 +1,7 @@
 import http from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { LLMock } from '@copilotkit/aimock'
+import { createModelProviders, type ModelSettings } from '../../src/agents/llm/providers.ts'
 import { within } from './http.ts'
 
 /** A model of every provider that the agent `llm` can call, by the provider's name. */
@@ -25,6 +26,23 @@ export function modelSettings(url: string): Record<string, string> {
     OPENAI_COMPATIBLE_API_KEY: 'compatible-secret-4',
     OPENAI_COMPATIBLE_BASE_URL: `${url}/v1`,
   }
+}
+
+/** The providers of these settings, without a server around them. */
+export function providersAt(settings: Record<string, string>, more: Partial<ModelSettings> = {}) {
+  const at = (name: string) => ({
+    apiKey: settings[`${name}_API_KEY`] ?? '',
+    baseURL: settings[`${name}_BASE_URL`] ?? '',
+  })
+  return createModelProviders({
+    standard: '',
+    anthropic: at('ANTHROPIC'),
+    openai: at('OPENAI'),
+    google: at('GOOGLE_GENERATIVE_AI'),
+    compatible: at('OPENAI_COMPATIBLE'),
+    silenceMs: 60_000,
+    ...more,
+  })
 }
 
 /** A server that speaks the wire formats of all providers and answers with what a test has laid in for a prompt. */

@@ -1,4 +1,5 @@
 import { parseJson } from '../../core/json.ts'
+import { patientFetch } from '../patient-fetch.ts'
 import { redactor } from '../tools/redactor.ts'
 import type { HookHandler, HookResponse } from './hook.ts'
 import { MAX_ANSWER_BYTES, tooLong } from './hook-call.ts'
@@ -18,7 +19,7 @@ export function httpHook({ url, headers, secrets }: HttpHook): HookHandler {
   sent.set('accept', 'application/json')
   const clean = redactor(secrets)
   return async (invocation, { signal }) => {
-    const response = await fetch(url, {
+    const response = await patientFetch(url, {
       method: 'POST',
       headers: sent,
       body: JSON.stringify(invocation),

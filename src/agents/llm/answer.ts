@@ -1,7 +1,10 @@
 import type { Block } from '../../core/transcript.ts'
 import type { TokenCounts } from '../../core/usage.ts'
 import { parseArguments } from '../arguments.ts'
+import { StreamError } from './fault.ts'
+import { estimateTokens } from './history.ts'
 import { type ModelEvent, ModelFault } from './model.ts'
+import { errorIn } from './provider-words.ts'
 
 type Metadata = Record<string, unknown>
 
@@ -12,6 +15,7 @@ export type AnswerPart =
   | { type: 'tool-call'; toolCallId: string; toolName: string; input: string; providerMetadata?: Metadata }
   | { type: 'finish'; finishReason: { unified: string; raw?: string | undefined }; usage: SdkUsage }
   | { type: 'error'; error: unknown }
+  | { type: 'raw'; rawValue: unknown }
 
 interface SdkUsage {
   inputTokens: { total?: number | undefined; cacheRead?: number | undefined; cacheWrite?: number | undefined }
@@ -20,12 +24,20 @@ interface SdkUsage {
 
 /** More than this is no answer any more; in characters. */
 const MAX_ANSWER = 16 * 1024 * 1024
-const MAX_MESSAGE = 500
 
-/** Folds the SDK's stream into deltas and one `finish`. `heard` is called for every part. Throws what went wrong. */
+export interface AnswerOptions {
+  /** Called for every part. */
+  heard(): void
+  /** Whether the stream said that it is whole. */
+  isDone(): boolean
+  /** Tokens of the request, for a provider that does not count them. */
+  estimateInput(): number
+}
+
+/** Folds the SDK's stream into deltas and one `finish`. Throws what went wrong. */
 export async function* answerOf(
   stream: AsyncIterable<unknown>,
-  heard: () => void,
+  { heard, isDone, estimateInput }: AnswerOptions,
 ): AsyncGenerator<ModelEvent, void, undefined> {
   const blocks: Block[] = []
   const open = new Map<string, Extract<Block, { block_type: 'text' | 'reasoning' }>>()
@@ -73,82 +85,30 @@ export async function* answerOf(
       case 'finish':
         finish = part
         break
+      case 'raw': {
+        // The SDK's schemas drop an error that stands beside other members.
+        const words = errorIn(part.rawValue)
+        if (words !== undefined) throw new StreamError(words)
+        break
+      }
       case 'error':
-        throw part.error
+        if (!isMissingReason(part.error) || !isAnswer()) throw part.error
     }
   }
   if (finish === undefined) throw new ModelFault("The model's answer broke off", true)
   const { unified, raw } = finish.finishReason
   // A stream that was cut is handed on as one that ended for no reason.
-  const isCut = unified === 'error' || (unified === 'other' && raw === undefined)
-  if (isCut) throw new ModelFault("The model's answer broke off", true)
-  yield { type: 'finish', stopReason: stopReasonOf(finish.finishReason), usage: countsOf(finish.usage), blocks }
-}
+  const hasNoReason = unified === 'error' || (unified === 'other' && (raw === undefined || raw === 'error'))
+  if (hasNoReason && (raw === 'error' || !isAnswer())) throw new ModelFault("The model's answer broke off", true)
+  const usage = countsOf(finish.usage, estimateInput, blocks)
+  yield { type: 'finish', stopReason: stopReasonOf(finish.finishReason), usage, blocks }
 
-/**
- * What failed, in words for the caller: no key, no header, no address, no page of HTML. `secrets` are taken out of what
- * the provider said.
- */
-export function toFault(error: unknown, provider: string, secrets: readonly string[], silenceMs?: number): ModelFault {
-  if (error instanceof ModelFault) return error
-  if (silenceMs !== undefined) {
-    return new ModelFault(`${provider} said nothing for ${silenceMs} ms`, true, { cause: error })
+  /** Some servers give no reason for the end, and say `[DONE]` all the same. */
+  function isAnswer(): boolean {
+    const says = (block: Block) =>
+      block.block_type === 'tool_use' || (block.block_type === 'text' && block.data.text !== '')
+    return isDone() && blocks.some(says)
   }
-  const { statusCode, message, responseHeaders, isRetryable, data } = error as {
-    statusCode?: number
-    message?: string
-    responseHeaders?: Record<string, string>
-    isRetryable?: boolean
-    data?: unknown
-  }
-  if (typeof statusCode === 'number' && statusCode >= 400) {
-    const retryable = statusCode === 408 || statusCode === 429 || statusCode >= 500
-    const said = data === undefined || message === undefined ? '' : `: ${withoutSecrets(message, secrets)}`
-    return new ModelFault(`${provider} answered ${statusCode}${said}`, retryable, {
-      cause: error,
-      retryAfterMs: retryable ? retryAfterOf(responseHeaders) : undefined,
-    })
-  }
-  if (isRetryable === true || isBroken(error)) {
-    return new ModelFault(`${provider} could not be reached, or broke off`, true, { cause: error })
-  }
-  return new ModelFault(`${provider} did not answer as it should`, isOverloaded(error), { cause: error })
-}
-
-function withoutSecrets(message: string, secrets: readonly string[]): string {
-  let text = message
-  for (const secret of secrets) text = text.replaceAll(secret, '…')
-  return text.slice(0, MAX_MESSAGE)
-}
-
-function isBroken(error: unknown): boolean {
-  const {
-    name,
-    code,
-    message = '',
-    cause,
-  } = error as { name?: string; code?: string; message?: string; cause?: unknown }
-  if (code !== undefined && /^(ECONN|EPIPE|ETIMEDOUT|ENOTFOUND|EAI_AGAIN|UND_ERR)/.test(code)) return true
-  if (name === 'TypeError' && /terminated|fetch failed/.test(message)) return true
-  // How the compatible provider says that the stream was cut.
-  if (name === 'AI_InvalidResponseDataError' && /without a finish reason/.test(message)) return true
-  return cause instanceof Error && isBroken(cause)
-}
-
-/** An error that came inside of a stream that had begun well. */
-function isOverloaded(error: unknown): boolean {
-  const text = typeof error === 'string' ? error : JSON.stringify(error ?? null)
-  return /overloaded|rate_limit|server_error|api_error|timeout/i.test(text)
-}
-
-function retryAfterOf(headers: Record<string, string> | undefined): number | undefined {
-  const ms = Number(headers?.['retry-after-ms'])
-  if (Number.isFinite(ms) && ms >= 0) return ms
-  const given = headers?.['retry-after']
-  if (given === undefined) return undefined
-  const seconds = Number(given)
-  const delay = Number.isFinite(seconds) ? seconds * 1_000 : Date.parse(given) - Date.now()
-  return Number.isFinite(delay) ? Math.max(0, delay) : undefined
 }
 
 function keepMeta(block: Block, metadata: Metadata | undefined): void {
@@ -174,9 +134,24 @@ function stopReasonOf({ unified, raw }: { unified: string; raw?: string | undefi
   }
 }
 
-function countsOf({ inputTokens, outputTokens }: SdkUsage): TokenCounts {
-  const counts: TokenCounts = { input_tokens: inputTokens.total ?? 0, output_tokens: outputTokens.total ?? 0 }
+/** What the provider counted. What it did not, or counted as nothing at all, is estimated, and marked so. */
+function countsOf(given: SdkUsage, estimateInput: () => number, blocks: readonly Block[]): TokenCounts {
+  const { inputTokens, outputTokens } = given
+  const isEmpty = !inputTokens.total && !outputTokens.total
+  const input = isEmpty ? undefined : inputTokens.total
+  const output = isEmpty ? undefined : outputTokens.total
+  const counts: TokenCounts = {
+    input_tokens: input ?? estimateInput(),
+    output_tokens: output ?? estimateTokens(blocks),
+  }
+  if (input === undefined || output === undefined) counts.estimated = true
   if (inputTokens.cacheWrite) counts.cache_creation_tokens = inputTokens.cacheWrite
   if (inputTokens.cacheRead) counts.cache_read_tokens = inputTokens.cacheRead
   return counts
+}
+
+/** How the compatible provider says that the stream ended without a finish reason. */
+function isMissingReason(error: unknown): boolean {
+  const { name, message } = error as { name?: string; message?: string }
+  return name === 'AI_InvalidResponseDataError' && /without a finish reason/.test(message ?? '')
 }

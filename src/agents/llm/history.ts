@@ -36,7 +36,7 @@ export function summaryEnd(messages: readonly Message[]): number | undefined {
 }
 
 /** Tokens of a history, estimated where no model has counted them: four bytes each. */
-export function estimateTokens(messages: readonly Message[]): number {
+export function estimateTokens(messages: readonly object[]): number {
   let bytes = 0
   for (const message of messages) bytes += Buffer.byteLength(JSON.stringify(message))
   return Math.ceil(bytes / 4)

@@ -3,9 +3,12 @@ import { createGoogleGenerativeAI } from '@ai-sdk/google'
 import { createOpenAI } from '@ai-sdk/openai'
 import { createOpenAICompatible } from '@ai-sdk/openai-compatible'
 import { InvalidParamsError, ProviderError } from '../../core/errors.ts'
-import { answerOf, toFault } from './answer.ts'
+import { answerOf } from './answer.ts'
+import { toFault } from './fault.ts'
+import { estimateTokens } from './history.ts'
 import type { Model, ModelEvent, ModelProviders, ModelRequest } from './model.ts'
 import { toPrompt } from './model-messages.ts'
+import { ModelWire } from './model-wire.ts'
 
 export interface ProviderSettings {
   apiKey: string
@@ -34,7 +37,8 @@ interface Provider {
   isReady: boolean
   /** The key of its data in the SDK's options and metadata. */
   key: string
-  open(name: string): SdkModel
+  /** A model for one call, over a connection of its own. */
+  open(name: string, wire: { fetch: typeof fetch }): SdkModel
   /** Sent with every call. */
   always?: ProviderOptions[string]
 }
@@ -49,13 +53,13 @@ export function createModelProviders(settings: ModelSettings): ModelProviders {
       needs: 'ANTHROPIC_API_KEY',
       isReady: anthropic.apiKey !== '',
       key: 'anthropic',
-      open: (name) => createAnthropic(common(anthropic))(name),
+      open: (name, { fetch }) => createAnthropic({ ...common(anthropic), fetch })(name),
     },
     openai: {
       needs: 'OPENAI_API_KEY',
       isReady: openai.apiKey !== '',
       key: 'openai',
-      open: (name) => createOpenAI(common(openai)).responses(name),
+      open: (name, { fetch }) => createOpenAI({ ...common(openai), fetch }).responses(name),
       // Nothing is kept at the provider: the history travels with each call.
       always: { store: false },
     },
@@ -63,17 +67,16 @@ export function createModelProviders(settings: ModelSettings): ModelProviders {
       needs: 'GOOGLE_GENERATIVE_AI_API_KEY',
       isReady: google.apiKey !== '',
       key: 'google',
-      open: (name) => createGoogleGenerativeAI(common(google))(name),
+      open: (name, { fetch }) => createGoogleGenerativeAI({ ...common(google), fetch })(name),
     },
     compatible: {
       needs: 'OPENAI_COMPATIBLE_BASE_URL',
       isReady: compatible.baseURL !== '',
       key: 'compatible',
-      open: (name) => {
-        const key = compatible.apiKey === '' ? {} : { apiKey: compatible.apiKey }
-        return createOpenAICompatible({ name: 'compatible', baseURL: compatible.baseURL, includeUsage: true, ...key })(
-          name,
-        )
+      open: (name, { fetch }) => {
+        const { apiKey, baseURL } = compatible
+        const key = apiKey === '' ? {} : { apiKey }
+        return createOpenAICompatible({ name: 'compatible', baseURL, includeUsage: true, fetch, ...key })(name)
       },
     },
   }
@@ -102,14 +105,12 @@ interface CallLimits {
 class SdkBackedModel implements Model {
   readonly provider: string
   readonly name: string
-  readonly #sdk: SdkModel
   readonly #provider: Provider
   readonly #limits: CallLimits
 
   constructor(id: string, name: string, provider: Provider, limits: CallLimits) {
     this.provider = id
     this.name = name
-    this.#sdk = provider.open(name)
     this.#provider = provider
     this.#limits = limits
   }
@@ -123,13 +124,20 @@ class SdkBackedModel implements Model {
       timer = setTimeout(() => silence.abort(), silenceMs)
     }
     const stop = new AbortController()
+    const wire = new ModelWire()
     try {
       const abortSignal = AbortSignal.any([request.signal, silence.signal, stop.signal])
-      const { stream } = await this.#sdk.doStream(this.#options(request, abortSignal))
-      yield* answerOf(stream, heard)
+      const { stream } = await this.#provider.open(this.name, wire).doStream(this.#options(request, abortSignal))
+      yield* answerOf(stream, {
+        heard,
+        isDone: () => wire.isDone,
+        estimateInput: () => estimateTokens([...request.messages, ...request.tools]),
+      })
     } catch (error) {
       request.signal.throwIfAborted()
-      throw toFault(error, this.provider, secrets, silence.signal.aborted ? silenceMs : undefined)
+      const { provider } = this
+      const silentMs = silence.signal.aborted ? silenceMs : undefined
+      throw toFault(error, { provider, secrets, status: wire.status, silenceMs: silentMs })
     } finally {
       clearTimeout(timer)
       // Whoever stops listening in the middle must not leave the provider talking.
@@ -142,6 +150,7 @@ class SdkBackedModel implements Model {
     const options = {
       prompt: toPrompt(messages, key),
       abortSignal,
+      includeRawChunks: true,
       providerOptions: { [key]: { ...request.providerParams, ...always } },
       ...(request.maxTokens === undefined ? {} : { maxOutputTokens: request.maxTokens }),
       ...(request.temperature === undefined ? {} : { temperature: request.temperature }),

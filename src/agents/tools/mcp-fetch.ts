@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import type { FetchLike } from '@modelcontextprotocol/sdk/shared/transport.js'
 import { ErrorCode, McpError } from '@modelcontextprotocol/sdk/types.js'
+import { patientFetch } from '../patient-fetch.ts'
 
 /** Largest message of a server, in bytes. */
 export const MAX_MESSAGE_BYTES = 10 * 1024 * 1024
@@ -48,7 +49,7 @@ export function mcpFetch(gone: () => void): FetchLike {
     if (id === undefined || method === undefined) {
       const isResume = new Headers(init?.headers).has('last-event-id')
       try {
-        const response = await fetch(url, init)
+        const response = await patientFetch(url, init)
         if (isResume) resumed(response.ok)
         return withBody(response, (body) => bounded(body, isEventStream(response)))
       } catch (error) {
@@ -63,7 +64,7 @@ export function mcpFetch(gone: () => void): FetchLike {
     const done = () => running.delete(id)
     const signals = [cancelled.signal, ...(init?.signal ? [init.signal] : [])]
     try {
-      const response = await fetch(url, { ...init, signal: AbortSignal.any(signals) })
+      const response = await patientFetch(url, { ...init, signal: AbortSignal.any(signals) })
       if (response.body === null) done()
       return withBody(response, (body) =>
         isEventStream(response) ? answered(body, id, done) : ended(bounded(body, false), done),

@@ -1,7 +1,6 @@
 import type { ServerResponse } from 'node:http'
 import { afterAll, describe, expect, onTestFinished, test } from 'vitest'
 import { llm } from '../../../src/agents/llm/index.ts'
-import { createModelProviders } from '../../../src/agents/llm/providers.ts'
 import { STANDARD_RETRY } from '../../../src/agents/llm/retry.ts'
 import type { SessionAgentBuilder } from '../../../src/core/agent.ts'
 import { expectProblem, type RunResult, readMessages, readSession, type Turn } from '../../helpers/contract.ts'
@@ -13,6 +12,7 @@ import {
   models,
   type ProviderName,
   providerNames,
+  providersAt,
   STREAM,
   startModelServer,
   startWireServer,
@@ -37,19 +37,8 @@ async function wired(
 
 /** The same agent, for which a moment is long enough between two tries. */
 function impatient(env: Record<string, string>, more: Record<string, string | number>): SessionAgentBuilder {
-  const provider = (name: string) => ({
-    apiKey: env[`${name}_API_KEY`] ?? '',
-    baseURL: env[`${name}_BASE_URL`] ?? '',
-  })
   return llm({
-    providers: createModelProviders({
-      standard: '',
-      anthropic: provider('ANTHROPIC'),
-      openai: provider('OPENAI'),
-      google: provider('GOOGLE_GENERATIVE_AI'),
-      compatible: provider('OPENAI_COMPATIBLE'),
-      silenceMs: Number(more.MODEL_SILENCE_MS ?? 60_000),
-    }),
+    providers: providersAt(env, { silenceMs: Number(more.MODEL_SILENCE_MS ?? 60_000) }),
     toolSources: [],
     turnLimits: {},
     maxModelCalls: 10,
