@@ -5,7 +5,7 @@ import { buildApp, VERSION } from './app.ts'
 import { type Config, ConfigError, flagName, loadConfig, type SettingName, settings } from './config.ts'
 import type { DurableStore } from './core/durable-store.ts'
 import { serve } from './main.ts'
-import { openDurableStore } from './stores/index.ts'
+import { backUpStore, openDurableStore } from './stores/index.ts'
 import { counted, TransferError } from './transfer/export-format.ts'
 import { exportSessions } from './transfer/export-sessions.ts'
 import { importSessions } from './transfer/import-sessions.ts'
@@ -17,6 +17,7 @@ Usage:
   suricate serve --agent ./my-agent.ts                with an agent of your own
   suricate export --all > dump.ndjson                 print every session of the store, while no server uses it
   suricate import < dump.ndjson                       take them into another store
+  suricate backup FILE                                copy the SQLite store to a new file, also while a server uses it
   suricate openapi [--write]                          print the OpenAPI document, or update openapi/
   suricate --version
   suricate --help
@@ -32,6 +33,7 @@ async function main(args: readonly string[]): Promise<void> {
   if (command === 'serve') return serveCommand(rest)
   if (command === 'export') return exportCommand(rest)
   if (command === 'import') return importCommand(rest)
+  if (command === 'backup') return backupCommand(rest)
   if (command === 'openapi') return openapiCommand(rest)
   throw new UsageError(`There is no command "${command}"; suricate --help lists them`)
 }
@@ -46,7 +48,7 @@ async function exportCommand(args: readonly string[]): Promise<void> {
   const { all, help: wantsHelp, 'store-url': url } = parseTransfer(args, { all: { type: 'boolean' } })
   if (wantsHelp) return print(help())
   if (!all) throw new UsageError('export needs --all: it is every session that is exported')
-  await withStore(url, async (store) => {
+  await withStore(url, { create: false }, async (store) => {
     note(`exported ${counted(await exportSessions(store, process.stdout))}`)
   })
 }
@@ -54,26 +56,48 @@ async function exportCommand(args: readonly string[]): Promise<void> {
 async function importCommand(args: readonly string[]): Promise<void> {
   const { help: wantsHelp, 'store-url': url } = parseTransfer(args)
   if (wantsHelp) return print(help())
-  await withStore(url, async (store) => {
+  await withStore(url, { create: true }, async (store) => {
     const { imported, skipped } = await importSessions(store, process.stdin, note)
     note(`imported ${counted(imported)}${skipped === 0 ? '' : `, skipped ${skipped}`}`)
   })
 }
 
-function parseTransfer(args: readonly string[], more: { all?: { type: 'boolean' } } = {}) {
+async function backupCommand(args: readonly string[]): Promise<void> {
+  const { help: wantsHelp, 'store-url': flag, names } = parseTransfer(args, {}, 1)
+  if (wantsHelp) return print(help())
+  const [target] = names
+  if (target === undefined) throw new UsageError('backup needs the name of a new file: suricate backup FILE')
+  const url = storeUrl(flag)
+  await backUpStore(url, target).catch((error: Error) => {
+    throw new UsageError(`${target} was not written: ${error.message}`)
+  })
+  note(`copied the store to ${target}`)
+}
+
+function parseTransfer(args: readonly string[], more: { all?: { type: 'boolean' } } = {}, maxNames = 0) {
   const options = { 'store-url': { type: 'string' }, help: { type: 'boolean', short: 'h' }, ...more } as const
   try {
-    return parseArgs({ args: [...args], options }).values as { all?: boolean; help?: boolean; 'store-url'?: string }
+    const { values, positionals: names } = parseArgs({ args: [...args], options, allowPositionals: maxNames > 0 })
+    if (names.length > maxNames) throw new Error(`Unexpected argument '${names[maxNames]}'`)
+    return { ...(values as { all?: boolean; help?: boolean; 'store-url'?: string }), names }
   } catch (error) {
     throw new UsageError(`${(error as Error).message}; suricate --help lists the commands`)
   }
 }
 
 /** The store alone is asked for: the other settings are a server's. */
-async function withStore(flag: string | undefined, act: (store: DurableStore) => Promise<void>): Promise<void> {
+function storeUrl(flag: string | undefined): string {
   const flags = flag === undefined ? {} : { STORE_URL: flag }
-  const { STORE_URL: url } = loadConfig({ env: { STORE_URL: process.env.STORE_URL }, flags })
-  const store = await openDurableStore(url).catch((error: Error) => {
+  return loadConfig({ env: { STORE_URL: process.env.STORE_URL }, flags }).STORE_URL
+}
+
+async function withStore(
+  flag: string | undefined,
+  options: { create: boolean },
+  act: (store: DurableStore) => Promise<void>,
+): Promise<void> {
+  const url = storeUrl(flag)
+  const store = await openDurableStore(url, options).catch((error: Error) => {
     throw new UsageError(error.message)
   })
   if (store === undefined) {

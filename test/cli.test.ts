@@ -1,5 +1,7 @@
-import { readFileSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import { createServer } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { afterAll, afterEach, describe, expect, test, vi } from 'vitest'
 import { type Config, flagName, type SettingName, settings } from '../src/config.ts'
 import { client } from './helpers/http.ts'
@@ -175,6 +177,22 @@ describe('the command line in this process', () => {
     expect(said.stderr).toMatch(sentence(`${what}.*--help`))
   })
 
+  test.each([[['export', '--all']], [['backup', 'copy.db']]])('%j makes no store where there is none', async (args) => {
+    const path = join(tmpdir(), `suricate-none-${process.pid}.db`)
+    const said = await main(args, { STORE_URL: `sqlite:${path}` })
+    expect(said).toMatchObject({ code: 1, stdout: '' })
+    expect(said.stderr).toMatch(sentence(`There is no file ${path}`))
+    expect(['', '-lock'].filter((end) => existsSync(path + end))).toEqual([])
+  })
+
+  test.each([
+    [['backup'], 'suricate backup FILE'],
+    [['backup', 'one', 'two'], "'two'.*--help"],
+    [['export', 'one'], "'one'.*--help"],
+  ])('%j says what is missing or too much', async (args, what) => {
+    expect((await main(args)).stderr).toMatch(sentence(what))
+  })
+
   test.each([[['--help']], [['-h']], [['help']], [[]], [['serve', '--help']], [['serve', '-h']]])(
     '%j lists every command and every setting with its flag, its meaning and its default',
     async (args) => {
@@ -184,6 +202,7 @@ describe('the command line in this process', () => {
         'suricate serve',
         'suricate export',
         'suricate import',
+        'suricate backup',
         'suricate openapi',
         'suricate --version',
       ]) {

@@ -6,6 +6,7 @@ const needed = {
   chromium: { env: 'CHROMIUM_PATH', package: 'chromium', serves: 'pages in a browser' },
   curl: { env: 'CURL_PATH', package: 'curl', serves: "the README's recipes and examples/curl.sh" },
   nginx: { env: 'NGINX_PATH', package: 'nginx', serves: 'nodes behind the proxy of deploy/nginx.conf' },
+  script: { env: 'SCRIPT_PATH', package: 'bsdutils', serves: 'a server whose terminal is closed' },
 }
 export type Program = keyof typeof needed
 

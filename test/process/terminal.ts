@@ -5,17 +5,11 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { onTestFinished } from 'vitest'
 import { until } from '../helpers/http.ts'
+import { has, pathOf } from '../helpers/programs.ts'
 import { CLI } from './child.ts'
 
-/** Of util-linux: runs a program in a pseudo-terminal of its own. */
-const SCRIPT = '/usr/bin/script'
-
-export const withTerminal = process.platform === 'linux' && existsSync(SCRIPT)
-if (!withTerminal) {
-  const why = `LEFT OUT: a terminal that is closed, because there is no ${SCRIPT} of util-linux`
-  if (process.env.SURICATE_REQUIRE_ALL === '1') throw new Error(why)
-  console.log(why)
-}
+/** The one of util-linux, which runs a program in a pseudo-terminal of its own; other systems' takes other flags. */
+export const withTerminal = process.platform === 'linux' && has('script')
 
 /** A server in a terminal, once it listens. */
 export async function serveInTerminal(env: Record<string, string> = {}) {
@@ -25,7 +19,7 @@ export async function serveInTerminal(env: Record<string, string> = {}) {
   const command = `trap 'kill -HUP $pid' HUP
     '${process.execPath}' ${CLI.join(' ')} serve --port 0 & pid=$!; echo "pid $pid,"
     wait $pid; code=$?; [ $code -ne 129 ] || { wait $pid; code=$?; }; echo $code >${code}`
-  const script = spawn(SCRIPT, ['-qec', command, '/dev/null'], {
+  const script = spawn(pathOf('script') as string, ['-qec', command, '/dev/null'], {
     cwd: fileURLToPath(new URL('../../', import.meta.url)),
     env: { PATH: process.env.PATH, SHELL: '/bin/sh', ...env },
     stdio: ['pipe', 'pipe', 'ignore'],

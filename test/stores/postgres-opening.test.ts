@@ -22,6 +22,9 @@ beforeAll(async () => {
 
 afterAll(() => rmSync(folder, { recursive: true }))
 
+let roles = 0
+const newRole = () => `guest_${process.pid}_${Date.now()}_${++roles}`
+
 /** The database's URL with one part of it changed. */
 function changed(change: (url: URL) => void): string {
   const url = new URL(base)
@@ -37,6 +40,13 @@ async function reasonOf(url: string): Promise<string> {
     (reason: Error) => reason,
   )
   return error?.message ?? 'opened'
+}
+
+async function setTls(value: 'on' | 'off'): Promise<void> {
+  await server.as('postgres', async (sql) => {
+    await sql.unsafe(`alter system set ssl = ${value}`)
+    await sql.unsafe('select pg_reload_conf()')
+  })
 }
 
 /** Opens a store and asks what its connections are like. */
@@ -69,8 +79,9 @@ describe('a database that cannot be opened is told of with the cause and without
     [
       'a schema in which the user may create nothing',
       async () => {
-        await server.as('postgres', (sql) => sql.unsafe(`create role guest login password '${PASSWORD}'`))
-        return changed((url) => (url.username = 'guest'))
+        const role = newRole()
+        await server.as('postgres', (sql) => sql.unsafe(`create role ${role} login password '${PASSWORD}'`))
+        return changed((url) => (url.username = role))
       },
       /permission denied for schema public; the user needs CREATE/,
     ],
@@ -98,12 +109,13 @@ describe('a database that cannot be opened is told of with the cause and without
 
   test('tables of another user, which are only found out of when they are written to', async () => {
     const url = new URL(await server.newDatabase())
+    const role = newRole()
     await openedWith('', url.href)
     await server.as(url.pathname.slice(1), (sql) =>
-      sql.unsafe(`create role reader login password '${PASSWORD}'; grant create on schema public to reader;
-        grant select on all tables in schema public to reader`),
+      sql.unsafe(`create role ${role} login password '${PASSWORD}'; grant create on schema public to ${role};
+        grant select on all tables in schema public to ${role}`),
     )
-    url.username = 'reader'
+    url.username = role
     await expect(startServer({ STORE_URL: url.href })).rejects.toThrow(/^STORE_URL: .*permission denied for table/)
   })
 
@@ -185,11 +197,13 @@ describe('over TLS', () => {
         writeFileSync(join(data, name), text, { mode: 0o600 })
         chownSync(join(data, name), uid, gid)
       }
-      await sql.unsafe('alter system set ssl = on')
-      await sql.unsafe('select pg_reload_conf()')
     })
+    await setTls('on')
     await until('TLS is on', async () => (await reasonOf(`${base}?sslmode=require`)) === 'opened')
   })
+
+  // Other tests may have the same server.
+  afterAll(() => setTls('off'))
 
   test.each([
     ['sslmode=disable', false],

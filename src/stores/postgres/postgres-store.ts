@@ -46,11 +46,11 @@ export class PostgresStore implements DurableStore {
   }
 
   /** Rejects for a URL that is wrong and a database that a newer version has made or that cannot be used, and says why. */
-  static async open(url: string): Promise<PostgresStore> {
+  static async open(url: string, create = true): Promise<PostgresStore> {
     const target = targetOf(url)
     const readers = openReaders(target)
     try {
-      return new PostgresStore(target, readers, await Writer.open(target))
+      return new PostgresStore(target, readers, await Writer.open(target, { create }))
     } catch (error) {
       await disconnect(readers)
       throw openingError(readers, error)
@@ -196,7 +196,7 @@ export class PostgresStore implements DurableStore {
 
   async #reopened(lost: Writer | undefined): Promise<Writer> {
     await lost?.close()
-    return Writer.open(this.#target, this.#closing.signal)
+    return Writer.open(this.#target, { signal: this.#closing.signal })
   }
 
   #sessions(where: string, values: unknown[] = [], page = ''): Promise<SessionRow[]> {

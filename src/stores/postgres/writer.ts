@@ -6,6 +6,11 @@ import { writerFunctions } from './writer-functions.ts'
 /** "Suricate" in ASCII. */
 const LOCK = BigInt(`0x${Buffer.from('Suricate').toString('hex')}`).toString()
 
+interface OpenWriter {
+  signal?: AbortSignal
+  create?: boolean
+}
+
 /** The one connection that writes, with the functions that it calls. */
 export class Writer {
   readonly #sql: Sql
@@ -25,12 +30,15 @@ export class Writer {
     })
   }
 
-  /** Connects and brings the schema up to date. Rejects when `signal` aborts. */
-  static async open(target: Target, signal?: AbortSignal): Promise<Writer> {
+  /**
+   * Connects and brings the schema up to date. Rejects when `signal` aborts, and without `create` where there is no schema.
+   */
+  static async open(target: Target, { signal, create = true }: OpenWriter = {}): Promise<Writer> {
     const writer = new Writer(target)
     const close = () => void writer.close()
     signal?.addEventListener('abort', close)
     try {
+      if (!create) await writer.#assertUsed()
       await writer.#migrate()
       await writer.#run(writerFunctions)
       return writer
@@ -54,6 +62,11 @@ export class Writer {
     const wasLost = this.#isLost
     this.#isLost = true
     await disconnect(this.#sql, wasLost ? 0 : undefined)
+  }
+
+  async #assertUsed(): Promise<void> {
+    const [found] = await this.#run("select to_regclass('migration') as name")
+    if (found?.name === null) throw new SchemaError(`${this.#place} has no tables of Suricate`)
   }
 
   /** One server at a time; the others find it done. */

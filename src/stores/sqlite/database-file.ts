@@ -26,6 +26,18 @@ export function locked(path: string): Database.Database {
   }
 }
 
+/** Throws for a file that is no database, or no store of ours where it may not be a new one. */
+export function assertOurs(db: Database.Database, path: string, mayBeNew: boolean): void {
+  const isOurs = () => db.prepare("select name from sqlite_master where name = 'migration'").get() !== undefined
+  let found: boolean
+  try {
+    found = isOurs()
+  } catch (cause) {
+    throw new TypeError(`${path} is no database of Suricate`, { cause })
+  }
+  if (!found && !mayBeNew) throw new TypeError(`${path} is no database of Suricate`)
+}
+
 /** Brings the file up to date. Throws for one that a newer version has made. */
 export function migrate(db: Database.Database, path: string): void {
   db.exec('create table if not exists migration (name text primary key, applied_at text not null) strict')

@@ -13,7 +13,8 @@ import type { Chunk } from '../../core/memory-event-log.ts'
 import type { Page, SessionQuery } from '../../core/session-service.ts'
 import type { Message } from '../../core/transcript.ts'
 import type { MinuteRange, UsageCounts } from '../../core/usage-counts.ts'
-import { locked, migrate, opened, type Row } from './database-file.ts'
+import { assertOurs, locked, migrate, opened, type Row } from './database-file.ts'
+import { assertFile } from './location.ts'
 import { countsOf, encoded, toChunk, toSession } from './rows.ts'
 import { Statements } from './statements.ts'
 import { countTurns, tidyUsage, usageOf } from './usage.ts'
@@ -41,11 +42,15 @@ export class SqliteStore implements DurableStore {
     this.#log = new WriteAheadLog(path)
   }
 
-  /** Opens the file, makes it if need be, and brings it up to date. Rejects for one that a newer version has made. */
-  static async open(path: string): Promise<SqliteStore> {
+  /**
+   * Opens the file, makes it if `create` says so, and brings it up to date. Rejects for one that a newer version has made.
+   */
+  static async open(path: string, create = true): Promise<SqliteStore> {
+    assertFile(path, create)
     const lock = locked(path)
     try {
       const db = opened(path)
+      assertOurs(db, path, create)
       db.exec('pragma journal_mode = wal; pragma synchronous = normal; pragma temp_store = memory')
       migrate(db, path)
       return new SqliteStore(path, db, lock)
