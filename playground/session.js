@@ -51,7 +51,7 @@ export class OpenSession {
   async open() {
     await this.refresh()
     const { turn, message_count: messages } = this.view.state
-    const { turns } = await this.#api.get(`${this.path}/turns?limit=${PAGE}&offset=${Math.max(0, turn - PAGE)}`)
+    const turns = await this.#turns(Math.max(0, turn - PAGE), turn)
     this.#opening = { messages: await this.#committed(messages), turns }
     this.conversation.prompts = new Map(turns.map((known) => [known.turn, known.prompt]))
     if (turns.length === 0) this.#showEarlier(1)
@@ -75,8 +75,29 @@ export class OpenSession {
     this.#tell('view', this.view)
   }
 
-  messages(offset, limit = PAGE) {
-    return this.#request(() => this.#api.get(`${this.path}/messages?limit=${limit}&offset=${offset}`))
+  /** Turns `from` to `to`, whole: pages end early where they are large, and leave long texts out. */
+  async #turns(from, to) {
+    const turns = []
+    for (let isMore = true; isMore && from + turns.length < to; ) {
+      const page = await this.#api.get(`${this.path}/turns?limit=${PAGE}&offset=${from + turns.length}`)
+      turns.push(...page.turns)
+      isMore = page.turns.length > 0
+    }
+    return Promise.all(
+      turns.map((known) => (known.truncated ? this.#api.get(`${this.path}/turns/${known.turn}`) : known)),
+    )
+  }
+
+  async messages(offset, limit = PAGE) {
+    const read = (from, most) =>
+      this.#request(() => this.#api.get(`${this.path}/messages?limit=${most}&offset=${from}`))
+    const page = await read(offset, limit)
+    for (let { next } = page; next !== undefined; ) {
+      const more = await read(next, limit - page.messages.length)
+      page.messages.push(...more.messages)
+      next = more.next
+    }
+    return page
   }
 
   /** Starts a turn and leaves its events to the one stream that is open. */

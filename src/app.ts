@@ -96,7 +96,7 @@ export async function buildApp(config: Config, parts: AppParts = {}): Promise<Fa
   await app.register(metrics, { registry, observe })
   // Before the routes: it collects them.
   await app.register(openapi, { version: VERSION })
-  await registerRoutes(app, VERSION)
+  await registerRoutes(app, { version: VERSION, uploadLimit: config.UPLOAD_LIMIT })
   return app
 }
 

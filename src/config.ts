@@ -6,8 +6,8 @@ const ms = (description: string, standard: number, minimum = 0) =>
   Type.Integer({ description, default: standard, minimum, maximum: 86_400_000 })
 const count = (description: string, standard: number, minimum = 1) =>
   Type.Integer({ description, default: standard, minimum, maximum: 10_000_000 })
-const bytes = (description: string, standard: number) =>
-  Type.Integer({ description, default: standard, minimum: 1, maximum: 1_073_741_824 })
+const bytes = (description: string, standard: number, maximum = 1_073_741_824) =>
+  Type.Integer({ description, default: standard, minimum: 1, maximum })
 const text = (description: string) => Type.String({ description, default: '' })
 const oneOf = <const T extends readonly string[]>(values: T, description: string, standard: T[number]) =>
   Type.Unsafe<T[number]>({ type: 'string', enum: [...values], description, default: standard })
@@ -53,6 +53,7 @@ export const settings = Type.Object({
   RETAIN_EVENTS: count('Events kept for each session', 20_000),
   RETAIN_BYTES: bytes('Bytes of events kept for each session', 8_388_608),
   BODY_LIMIT: bytes('Bytes of a request body', 1_048_576),
+  UPLOAD_LIMIT: bytes('Bytes of an imported session', 33_554_432, 268_435_456),
   REQUEST_TIMEOUT_MS: ms('A request must have arrived whole within this time', 15_000, 100),
   HEADERS_TIMEOUT_MS: ms('Its headers must have arrived within this time', 5_000, 100),
   STREAM_HEARTBEAT_MS: ms('An open stream says something at least this often', 5_000, 10),

@@ -6,12 +6,13 @@ import { type SessionsOptions, sessions } from './plugins/sessions.ts'
 import { type SseOptions, sse } from './plugins/sse.ts'
 import { faultLog } from './plugins/turn-log.ts'
 import { registerSessionRoutes } from './routes/index.ts'
+import type { TranscriptRoutesOptions } from './routes/transcripts.ts'
 
 /**
  * Limits have the defaults of the settings of those names; `logs` (true) writes a line when a stream ends. Without an
  * `observer`, what an agent fails of unexpectedly is logged.
  */
-export interface SuricateOptions extends SessionsOptions, Partial<SseOptions> {}
+export interface SuricateOptions extends SessionsOptions, Partial<SseOptions & TranscriptRoutesOptions> {}
 
 /**
  * The session API as a plugin for an existing application: `app.register(suricate, { prefix: '/agents-api' })`.
@@ -31,5 +32,5 @@ export const suricate: FastifyPluginAsync<SuricateOptions> = async (app, options
     stallMs: options.stallMs ?? 60_000,
     maxStreams: options.maxStreams ?? 20_000,
   })
-  await registerSessionRoutes(app)
+  await registerSessionRoutes(app, { uploadLimit: options.uploadLimit ?? 32 * 1024 * 1024 })
 }

@@ -79,6 +79,7 @@ describe('the command line in this process', () => {
     RETAIN_EVENTS: ['7', 7],
     RETAIN_BYTES: ['2048', 2_048],
     BODY_LIMIT: ['4096', 4_096],
+    UPLOAD_LIMIT: ['25', 25],
     REQUEST_TIMEOUT_MS: ['1234', 1_234],
     HEADERS_TIMEOUT_MS: ['1235', 1_235],
     STREAM_HEARTBEAT_MS: ['1236', 1_236],

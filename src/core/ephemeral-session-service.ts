@@ -17,6 +17,7 @@ import { type EventStream, eventsOf, type SessionStreamOptions, type TurnStreamO
 import type { AgentEvent } from './events.ts'
 import { IdempotencyKeys } from './idempotency.ts'
 import type { Journal } from './journal.ts'
+import { sliceOf } from './page.ts'
 import type { EngineParts } from './residents.ts'
 import { type Permit, Semaphore } from './semaphore.ts'
 import type { EphemeralSessionServiceOptions } from './service-options.ts'
@@ -45,7 +46,7 @@ import type {
 } from './session-service.ts'
 import { readableOf, streamAll, streamPart } from './session-streams.ts'
 import type { SessionTask } from './session-task.ts'
-import { exportOf, summaryOf, viewOf } from './session-views.ts'
+import { exportOf, listedBytesOf, summaryOf, viewOf } from './session-views.ts'
 import type { ExportedSession, Message } from './transcript.ts'
 import type { TurnRecord } from './turn-record.ts'
 import type { UsageQuery, UsageReport } from './usage.ts'
@@ -198,18 +199,18 @@ export class EphemeralSessionService implements SessionService {
     session.shutdown(mode === 'cancel')
   }
 
-  turns(sessionId: string, { limit, offset }: Page): { turns: TurnView[]; total: number } {
+  turns(sessionId: string, page: Page): { turns: TurnView[]; total: number } {
     const { turns } = this.#readable(sessionId)
-    return { turns: turns.slice(offset, offset + limit), total: turns.length }
+    return { turns: sliceOf(turns, page, listedBytesOf), total: turns.length }
   }
 
   turn(sessionId: string, turn: number): TurnView {
     return this.#turn(this.#readable(sessionId), turn)
   }
 
-  messages(sessionId: string, { limit, offset }: Page): { messages: Message[]; total: number } {
+  messages(sessionId: string, page: Page): { messages: Message[]; total: number } {
     const { messages } = this.#withHistory(sessionId)
-    return { messages: messages.slice(offset, offset + limit), total: messages.length }
+    return { messages: sliceOf(messages, page), total: messages.length }
   }
 
   exportSession(sessionId: string): ExportedSession {

@@ -124,8 +124,6 @@ export interface TurnView {
   readonly error: SessionError | undefined
 }
 
-/** What `structured_output_retries` is where nobody says; asking for it asks for nothing. */
-
 export interface CreateSessionRequest {
   prompt?: string
   agent?: string
@@ -205,6 +203,8 @@ export interface InteractionHandle {
 export interface Page {
   limit: number
   offset: number
+  /** Fewer than `limit` where they would be more than about so many bytes as JSON, but one at least. */
+  maxBytes?: number
 }
 
 export interface SessionQuery extends Page {

@@ -1,5 +1,6 @@
 import type { SessionRow } from './durable-store.ts'
 import type { ActiveTurn } from './errors.ts'
+import { bytesOfJson } from './page.ts'
 import type { SessionInfo, SessionSummary, SessionView, TurnView } from './session-service.ts'
 import { timeOf } from './time.ts'
 import type { ExportedSession, Message } from './transcript.ts'
@@ -8,6 +9,19 @@ import type { ExportedSession, Message } from './transcript.ts'
 export function activeTurnOf({ turn, startedAt }: Pick<TurnView, 'turn' | 'startedAt'>, lastSeq: number): ActiveTurn {
   const active: ActiveTurn = { turn, status: 'running', last_seq: lastSeq }
   return startedAt === undefined ? active : { ...active, started_at: timeOf(startedAt) }
+}
+
+/** A longer text of a result, in bytes, is left out of a list of turns. */
+const LISTED_TEXT_BYTES = 4 * 1024
+
+export function isListed(text: string): boolean {
+  return Buffer.byteLength(text) <= LISTED_TEXT_BYTES
+}
+
+/** About how many bytes a turn has in a list. */
+export function listedBytesOf({ prompt, result, error }: TurnView): number {
+  const { text = '', ...rest } = result ?? {}
+  return bytesOfJson([prompt, rest, isListed(text) ? text : '', error?.message, error?.data])
 }
 
 /** A session's state and usage. */

@@ -2,9 +2,10 @@ import type { DurableStore, SessionRow, TurnRow } from './durable-store.ts'
 import { PersistenceDisabledError, SessionNotFoundError, TurnNotFoundError } from './errors.ts'
 import type { Followers } from './followers.ts'
 import type { Journal } from './journal.ts'
+import { PAGE_BYTES } from './page.ts'
 import { recordOf } from './session-rows.ts'
 import type { Page, SessionQuery, SessionSummary, SessionView, TurnView } from './session-service.ts'
-import { exportOf, summaryOf, viewOf } from './session-views.ts'
+import { exportOf, listedBytesOf, summaryOf, viewOf } from './session-views.ts'
 import type { ExportedSession, Message } from './transcript.ts'
 import type { TurnRecord } from './turn-record.ts'
 import type { UsageQuery, UsageReport } from './usage.ts'
@@ -70,8 +71,7 @@ export class StoredSessions {
 
   async turns(sessionId: string, page: Page): Promise<{ turns: TurnView[]; total: number }> {
     const { turnCount } = await this.readable(sessionId)
-    const rows = await this.#store.turns(sessionId, page)
-    return { turns: rows.map((row) => recordOf(sessionId, row)), total: turnCount }
+    return { turns: await this.#listed(sessionId, page), total: turnCount }
   }
 
   async turn(sessionId: string, turn: number): Promise<TurnView> {
@@ -92,6 +92,24 @@ export class StoredSessions {
   async usage(query: UsageQuery): Promise<UsageReport> {
     await this.#journal.flush()
     return reportOf(query, await this.#store.usage(minutesOf(query)))
+  }
+
+  /** Rows may be much larger than what a list says of them: they are read a few at a time, until there is a page. */
+  async #listed(sessionId: string, { limit, offset, maxBytes = Number.POSITIVE_INFINITY }: Page): Promise<TurnView[]> {
+    const turns: TurnView[] = []
+    let bytes = 0
+    while (turns.length < limit) {
+      const page = { limit: limit - turns.length, offset: offset + turns.length, maxBytes: PAGE_BYTES }
+      const rows = await this.#store.turns(sessionId, page)
+      for (const row of rows) {
+        const record = recordOf(sessionId, row)
+        bytes += listedBytesOf(record)
+        if (turns.length > 0 && bytes > maxBytes) return turns
+        turns.push(record)
+      }
+      if (rows.length === 0) return turns
+    }
+    return turns
   }
 
   async #turnRow(sessionId: string, turn: number): Promise<TurnRow> {

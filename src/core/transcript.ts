@@ -114,7 +114,7 @@ export type Message =
 /** As much as a provider may read into 32 bits. */
 export const MaxTokens = count('Output tokens of one model call', { minimum: 1, maximum: 2_147_483_647 })
 
-/** How often an answer that does not fit `output_schema` is asked for again, unless a request says so. */
+/** What `structured_output_retries` is where nobody says; asking for it asks for nothing. */
 export const STRUCTURED_OUTPUT_RETRIES = 2
 export const StructuredOutputRetries = count(
   `How often an answer that does not fit is asked for again; ${STRUCTURED_OUTPUT_RETRIES} is the default`,

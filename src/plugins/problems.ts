@@ -192,7 +192,10 @@ function fromFastify(error: FastifyError): SessionError | HttpError {
   if (error.validation !== undefined) return new InvalidRequest((error.validation as ValidationError[]).map(toField))
   switch (error.code) {
     case 'FST_ERR_CTP_BODY_TOO_LARGE':
-      return new HttpError('PAYLOAD_TOO_LARGE', 'The body is larger than this server accepts (BODY_LIMIT)')
+      return new HttpError(
+        'PAYLOAD_TOO_LARGE',
+        'The body is larger than this server accepts (BODY_LIMIT, for an import UPLOAD_LIMIT)',
+      )
     case 'FST_ERR_CTP_INVALID_MEDIA_TYPE':
       return new HttpError('UNSUPPORTED_MEDIA_TYPE', 'Send JSON: Content-Type: application/json')
     case 'FST_ERR_MAX_PARAM_LENGTH':

@@ -6,20 +6,20 @@ import { interactionRoutes } from './interactions.ts'
 import { notAvailableRoutes } from './not-available.ts'
 import { playgroundRoutes } from './playground.ts'
 import { addSharedSchemas } from './schemas.ts'
-import { serverRoutes } from './server.ts'
+import { type ServerRoutesOptions, serverRoutes } from './server.ts'
 import { sessionRoutes } from './sessions.ts'
 import { skillRoutes } from './skills.ts'
-import { transcriptRoutes } from './transcripts.ts'
+import { type TranscriptRoutesOptions, transcriptRoutes } from './transcripts.ts'
 import { turnRoutes } from './turns.ts'
 import { usageRoutes } from './usage.ts'
 
 /** The session API alone: what an application embeds. */
-export async function registerSessionRoutes(app: FastifyInstance): Promise<void> {
+export async function registerSessionRoutes(app: FastifyInstance, options: TranscriptRoutesOptions): Promise<void> {
   addSharedSchemas(app)
   await app.register(sessionRoutes)
   await app.register(turnRoutes)
   await app.register(eventRoutes)
-  await app.register(transcriptRoutes)
+  await app.register(transcriptRoutes, options)
   await app.register(interactionRoutes)
   await app.register(commsRoutes)
   await app.register(approvalRoutes)
@@ -28,8 +28,11 @@ export async function registerSessionRoutes(app: FastifyInstance): Promise<void>
 }
 
 /** Every route of the server. */
-export async function registerRoutes(app: FastifyInstance, version: string): Promise<void> {
-  await registerSessionRoutes(app)
+export async function registerRoutes(
+  app: FastifyInstance,
+  { version, ...options }: ServerRoutesOptions & TranscriptRoutesOptions,
+): Promise<void> {
+  await registerSessionRoutes(app, options)
   await app.register(serverRoutes, { version })
   await app.register(usageRoutes)
   await app.register(playgroundRoutes)

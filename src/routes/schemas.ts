@@ -1,4 +1,4 @@
-import { type Static, type TSchema, Type } from '@sinclair/typebox'
+import { type Static, type TProperties, type TSchema, Type } from '@sinclair/typebox'
 import type { FastifyInstance } from 'fastify'
 import { count } from '../core/count.ts'
 import { AgentEvent, eventSchemas } from '../core/events.ts'
@@ -12,6 +12,7 @@ import {
   TurnStatus,
   type TurnView,
 } from '../core/session-service.ts'
+import { isListed } from '../core/session-views.ts'
 import { time, timeOf } from '../core/time.ts'
 import { Block, ExportedSession, Message, SessionMetadata, ToolResult } from '../core/transcript.ts'
 import { Usage } from '../core/usage.ts'
@@ -40,12 +41,13 @@ export const PageQuery = Type.Object(
 )
 
 /** A page of a list, called `title` in the OpenAPI document, as a route's answer. */
-export function pageOf(title: string, member: string, item: TSchema, description: string) {
+export function pageOf(title: string, member: string, item: TSchema, description: string, more: TProperties = {}) {
   const properties = {
     [member]: Type.Array(item, { description: 'Those of this page' }),
     total: count('How many there are on all pages'),
     limit: count('As asked for'),
     offset: count('As asked for'),
+    ...more,
   }
   return json(Type.Object(properties, { title, description }), description)
 }
@@ -84,6 +86,23 @@ export type Turn = Omit<Static<typeof Turn>, 'result' | 'error'> & {
   result?: RunResult
   error?: object
 }
+
+const ListedRunResult = Type.Object(
+  { ...RunResultSchema.properties, text: Type.Optional(RunResultSchema.properties.text) },
+  { $id: 'ListedRunResult', additionalProperties: false, description: 'What a turn came to, in a list' },
+)
+/** A turn in a list. */
+const ListedTurn = Type.Object(
+  {
+    ...Turn.properties,
+    result: Type.Optional(Type.Ref('ListedRunResult')),
+    truncated: Type.Optional(
+      Type.Literal(true, { description: '`text` of the result, of more than 4 KiB, is left out: readTurn has it' }),
+    ),
+  },
+  { $id: 'ListedTurn', additionalProperties: false, description: 'One run of the agent, in a list' },
+)
+type ListedTurn = Omit<Turn, 'result'> & { result?: Omit<RunResult, 'text'> & { text?: string }; truncated?: true }
 
 export const header = (title: string, description: string) => Type.String({ title, description })
 /** Headers of answers, by what they are called in the OpenAPI document. */
@@ -139,6 +158,14 @@ export function toTurn(view: TurnView, problemOf: (error: Error) => object): Tur
   return turn
 }
 
+/** Without a long text: a list of turns is not their transcript. */
+export function toListedTurn(view: TurnView, problemOf: (error: Error) => object): ListedTurn {
+  const turn = toTurn(view, problemOf)
+  if (turn.result === undefined || isListed(turn.result.text)) return turn
+  const { text, ...result } = turn.result
+  return { ...turn, result, truncated: true }
+}
+
 /** Everything that other schemas, and the OpenAPI document, refer to by name. */
 export function addSharedSchemas(app: FastifyInstance): void {
   const shared = [
@@ -154,6 +181,8 @@ export function addSharedSchemas(app: FastifyInstance): void {
     SessionMetadata,
     ExportedSession,
     Turn,
+    ListedRunResult,
+    ListedTurn,
     ...eventSchemas,
     AgentEvent,
   ]

@@ -1,6 +1,7 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import { type Static, Type } from '@sinclair/typebox'
 import { count } from '../core/count.ts'
+import { PAGE_BYTES } from '../core/page.ts'
 import type { ExportedSession } from '../core/transcript.ts'
 import { json, PageQuery, pageOf, SessionParams } from './schemas.ts'
 
@@ -13,7 +14,12 @@ const ForkSession = Type.Object(
 
 const makingProblems = ['SESSION_CAPACITY_REACHED', 'SHUTTING_DOWN', 'AGENT_ERROR', 'CAPABILITY_UNAVAILABLE'] as const
 
-export const transcriptRoutes: FastifyPluginAsyncTypebox = async (app) => {
+export interface TranscriptRoutesOptions {
+  /** Bytes of an imported session. */
+  uploadLimit: number
+}
+
+export const transcriptRoutes: FastifyPluginAsyncTypebox<TranscriptRoutesOptions> = async (app, { uploadLimit }) => {
   app.addSchema(ForkSession)
 
   app.get(
@@ -23,19 +29,24 @@ export const transcriptRoutes: FastifyPluginAsyncTypebox = async (app) => {
         operationId: 'listMessages',
         tags: ['transcripts'],
         summary: 'List the committed transcript, oldest first',
-        description: 'A turn that is in flight adds to it when it is over.',
+        description:
+          'A turn that is in flight adds to it when it is over. A page ends early where it would have more than about 1 MiB.',
         params: SessionParams,
         querystring: PageQuery,
         response: {
-          200: pageOf('MessagePage', 'messages', Type.Ref('Message'), 'A page of messages'),
+          200: pageOf('MessagePage', 'messages', Type.Ref('Message'), 'A page of messages', {
+            next: Type.Optional(count('The `offset` to go on with, where the page ended early')),
+          }),
         },
       },
       config: { problems: ['SESSION_NOT_FOUND', 'SESSION_PERSISTENCE_DISABLED'] },
     },
-    async ({ params, query }) => ({
-      ...(await app.sessions.messages(params.session_id, query)),
-      ...query,
-    }),
+    async ({ params, query }) => {
+      const page = await app.sessions.messages(params.session_id, { ...query, maxBytes: PAGE_BYTES })
+      const next = query.offset + page.messages.length
+      const isCut = page.messages.length < query.limit && next < page.total
+      return { ...page, ...query, ...(isCut ? { next } : {}) }
+    },
   )
 
   app.get(
@@ -57,6 +68,7 @@ export const transcriptRoutes: FastifyPluginAsyncTypebox = async (app) => {
   app.post(
     '/sessions/import',
     {
+      bodyLimit: uploadLimit,
       schema: {
         operationId: 'importSession',
         tags: ['transcripts'],

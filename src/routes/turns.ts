@@ -1,6 +1,7 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import { type Static, Type } from '@sinclair/typebox'
 import { count } from '../core/count.ts'
+import { PAGE_BYTES } from '../core/page.ts'
 import type { StartTurnRequest } from '../core/session-service.ts'
 import {
   HostMode,
@@ -13,6 +14,7 @@ import {
   SkillReferences,
   startedStream,
   TurnParams,
+  toListedTurn,
   toTurn,
 } from './schemas.ts'
 import { answer, StartHeaders, StartQuery, StartStreamHeaders, startMode, varyByAccept } from './start.ts'
@@ -118,18 +120,20 @@ export const turnRoutes: FastifyPluginAsyncTypebox = async (app) => {
         operationId: 'listTurns',
         tags: ['turns'],
         summary: 'List the turns so far, oldest first',
-        description: 'Those that ran, the one that runs, and those in line.',
+        description:
+          'Those that ran, the one that runs, and those in line. A page ends early where it would have more than about ' +
+          '1 MiB; the next one begins after the last turn that is there.',
         params: SessionParams,
         querystring: PageQuery,
         response: {
-          200: pageOf('TurnPage', 'turns', Type.Ref('Turn'), 'A page of turns'),
+          200: pageOf('TurnPage', 'turns', Type.Ref('ListedTurn'), 'A page of turns'),
         },
       },
       config: { problems: ['SESSION_NOT_FOUND'] },
     },
     async ({ params, query }) => {
-      const { turns, total } = await app.sessions.turns(params.session_id, query)
-      return { turns: turns.map((turn) => toTurn(turn, app.toProblem)), total, ...query }
+      const { turns, total } = await app.sessions.turns(params.session_id, { ...query, maxBytes: PAGE_BYTES })
+      return { turns: turns.map((turn) => toListedTurn(turn, app.toProblem)), total, ...query }
     },
   )
 

@@ -59,6 +59,7 @@ export interface Turn {
   ended_at?: string
   result?: RunResult
   error?: Problem
+  truncated?: true
 }
 
 export interface TurnList {
@@ -81,6 +82,7 @@ export interface MessageList {
   total: number
   limit: number
   offset: number
+  next?: number
 }
 
 export interface ExportedSession {

@@ -101,20 +101,16 @@ export class PostgresStore implements DurableStore {
     return this.#sessions('name is not null and archived_at is null')
   }
 
-  turns(id: string, { limit, offset }: Page): Promise<TurnRow[]> {
-    return this.#parsed('select data from turn where session = $1 and turn > $2 order by turn limit $3', [
+  turns(id: string, page: Page): Promise<TurnRow[]> {
+    return this.#page(
+      'select turn as n, data from turn where session = $1 and turn > $2 order by turn limit $3',
       id,
-      offset,
-      limit,
-    ])
+      page,
+    )
   }
 
-  messages(id: string, { limit, offset }: Page): Promise<Message[]> {
-    return this.#parsed('select data from message where session = $1 and n >= $2 order by n limit $3', [
-      id,
-      offset,
-      limit,
-    ])
+  messages(id: string, page: Page): Promise<Message[]> {
+    return this.#page('select n, data from message where session = $1 and n >= $2 order by n limit $3', id, page)
   }
 
   async chunks(
@@ -203,6 +199,14 @@ export class PostgresStore implements DurableStore {
     return this.#read(`select * from session where ${where} order by ordinal ${page}`, values).then((rows) =>
       rows.map(toSession),
     )
+  }
+
+  /** As many of the rows as fit, one at least; sizes are known without reading what is long. */
+  #page<T>(sql: string, id: string, { limit, offset, maxBytes }: Page): Promise<T[]> {
+    if (maxBytes === undefined) return this.#parsed(sql, [id, offset, limit])
+    const sized = `select n, data, octet_length(data) as size, sum(octet_length(data)) over (order by n) as total from (${sql}) page`
+    const fitting = `select data from (${sized}) sized where total <= $4 or total = size order by n`
+    return this.#parsed(fitting, [id, offset, limit, maxBytes])
   }
 
   async #parsed<T>(sql: string, values: unknown[]): Promise<T[]> {

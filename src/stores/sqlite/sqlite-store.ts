@@ -10,6 +10,7 @@ import type {
 } from '../../core/durable-store.ts'
 import { StoreUnavailableError } from '../../core/errors.ts'
 import type { Chunk } from '../../core/memory-event-log.ts'
+import { countWithin } from '../../core/page.ts'
 import type { Page, SessionQuery } from '../../core/session-service.ts'
 import type { Message } from '../../core/transcript.ts'
 import type { MinuteRange, UsageCounts } from '../../core/usage-counts.ts'
@@ -116,14 +117,12 @@ export class SqliteStore implements DurableStore {
     return this.#db.guarded(() => this.#db.all(sql).map(toSession))
   }
 
-  async turns(id: string, { limit, offset }: Page): Promise<TurnRow[]> {
-    const sql = 'select data from turn where session = ? and turn > ? order by turn limit ?'
-    return this.#parsed<TurnRow>(sql, id, offset, limit)
+  async turns(id: string, page: Page): Promise<TurnRow[]> {
+    return this.#page<TurnRow>('from turn where session = ? and turn > ? order by turn limit ?', id, page)
   }
 
-  async messages(id: string, { limit, offset }: Page): Promise<Message[]> {
-    const sql = 'select data from message where session = ? and n >= ? order by n limit ?'
-    return this.#parsed<Message>(sql, id, offset, limit)
+  async messages(id: string, page: Page): Promise<Message[]> {
+    return this.#page<Message>('from message where session = ? and n >= ? order by n limit ?', id, page)
   }
 
   async chunks(
@@ -345,6 +344,21 @@ export class SqliteStore implements DurableStore {
     return this.#db.guarded(() => {
       const row = this.#db.get(sql, value)
       return row === undefined ? undefined : toSession(row)
+    })
+  }
+
+  /** Where bytes count, sizes are read first: they stand beside what is long, which is then left alone. */
+  #page<T>(from: string, id: string, { limit, offset, maxBytes }: Page): T[] {
+    return this.#db.guarded(() => {
+      let fitting = limit
+      if (maxBytes !== undefined) {
+        const sizes = this.#db.all(`select octet_length(data) as size ${from}`, id, offset, limit)
+        fitting = countWithin(
+          sizes.map(({ size }) => Number(size)),
+          maxBytes,
+        )
+      }
+      return this.#parsed<T>(`select data ${from}`, id, offset, fitting)
     })
   }
 
