@@ -15,7 +15,7 @@ import { metrics, turnMetrics } from './plugins/metrics.ts'
 import { modelAgent } from './plugins/model-agent.ts'
 import { openapi } from './plugins/openapi.ts'
 import { problems, refuseConnection, refuseExpectation, sendFrameworkError } from './plugins/problems.ts'
-import { requestInput } from './plugins/request-input.ts'
+import { MAX_URL, requestInput } from './plugins/request-input.ts'
 import { requestIdOf, requestLog } from './plugins/request-log.ts'
 import { sessions } from './plugins/sessions.ts'
 import { sse } from './plugins/sse.ts'
@@ -127,7 +127,7 @@ function serverOptions(config: Config, logger: FastifyBaseLogger | undefined): F
     forceCloseConnections: 'idle',
     // Our own routes answer while draining, with problem details.
     return503OnClosing: false,
-    routerOptions: { maxParamLength: 128 },
+    routerOptions: { maxParamLength: MAX_URL },
     ajv: { customOptions: { removeAdditional: false, coerceTypes: false, allErrors: false, strict: false } },
     frameworkErrors: sendFrameworkError,
     clientErrorHandler: refuseConnection,

@@ -98,6 +98,8 @@ describe('the command line in this process', () => {
     GOOGLE_GENERATIVE_AI_BASE_URL: ['http://127.0.0.1:1/g', 'http://127.0.0.1:1/g'],
     OPENAI_COMPATIBLE_BASE_URL: ['http://127.0.0.1:1/c', 'http://127.0.0.1:1/c'],
     OPENAI_COMPATIBLE_API_KEY: ['c-key', 'c-key'],
+    ANTHROPIC_PROMPT_CACHE: ['off', 'off'],
+    OPENAI_COMPATIBLE_SEND_REASONING: ['off', 'off'],
     MODEL_SILENCE_MS: ['1239', 1_239],
     MAX_MODEL_CALLS: ['8', 8],
     COMPACT_AT_TOKENS: ['0', 0],

@@ -44,6 +44,8 @@ export function modelAgent(config: Config, { version, log, skills, hooks }: Mode
       google: { apiKey: config.GOOGLE_GENERATIVE_AI_API_KEY, baseURL: config.GOOGLE_GENERATIVE_AI_BASE_URL },
       compatible: { apiKey: config.OPENAI_COMPATIBLE_API_KEY, baseURL: config.OPENAI_COMPATIBLE_BASE_URL },
       silenceMs: config.MODEL_SILENCE_MS,
+      promptCache: config.ANTHROPIC_PROMPT_CACHE === 'on',
+      sendReasoning: config.OPENAI_COMPATIBLE_SEND_REASONING === 'on',
     }),
     toolSources,
     ...(skills === undefined ? {} : { skills }),

@@ -9,7 +9,11 @@ import { HttpError } from './problems.ts'
 /** Deeper than any request needs, and shallow enough for everything that walks a value. */
 const MAX_DEPTH = 64
 
-const MAX_URL = 8_192
+export const MAX_URL = 8_192
+/** Of a parameter in the path. */
+const MAX_PARAM = 128
+/** Given by models and gateways, which put thousands of characters into it. */
+const FOREIGN_PARAMS = new Set(['call_id'])
 
 /** Of these a second one would leave it to each proxy which counts. */
 const SINGLE_HEADERS = ['host', 'authorization', 'last-event-id', 'idempotency-key']
@@ -32,6 +36,7 @@ export const requestInput = fp(
     app.addHook('onRequest', (request, _reply, done) => {
       refuseRepeatedHeaders(request.raw.rawHeaders)
       refuseUndecodable(request.url)
+      refuseLongParams(request.params as Record<string, string>)
       const encoding = request.headers['content-encoding']
       if (encoding !== undefined && encoding !== 'identity') {
         throw new HttpError('UNSUPPORTED_MEDIA_TYPE', 'Send the body as it is, without Content-Encoding')
@@ -86,6 +91,13 @@ function refuseUndecodable(url: string): void {
     throw new InvalidParamsError('', 'The URL cannot be decoded')
   }
   if (decoded.includes('\0')) throw new InvalidParamsError('', 'The URL must not contain U+0000')
+}
+
+function refuseLongParams(params: Readonly<Record<string, string>>): void {
+  for (const [name, value] of Object.entries(params)) {
+    if (name === '*' || FOREIGN_PARAMS.has(name) || value.length <= MAX_PARAM) continue
+    throw new HttpError('URI_TOO_LONG', `${name} in the path is longer than ${MAX_PARAM} characters`)
+  }
 }
 
 function refuseCharset(contentType: string | undefined): void {

@@ -9,13 +9,14 @@ const asks: SessionAgentBuilder = {
   name: 'asks',
   buildAgent: () => ({
     async *run({ prompt }, { approve }) {
-      const call = { id: 'call/1 é', name: 'rm', args: { path: '/' } }
+      const id = prompt.startsWith('id ') ? prompt.slice(3) : 'call/1 é'
+      const call = { id, name: 'rm', args: { path: '/' } }
       yield { type: 'tool_call_requested', ...call }
       if (prompt === 'leave') {
         void approve({ ...call, timeoutMs: 60_000 })
         return { text: 'gone' }
       }
-      const { approved, reason } = await approve({ ...call, timeoutMs: Number(prompt) })
+      const { approved, reason } = await approve({ ...call, timeoutMs: Number(prompt) || 60_000 })
       const result = reason ?? String(approved)
       yield {
         type: 'tool_execution_completed',
@@ -101,4 +102,21 @@ test('what is not there is not found, and what is no answer is refused', async (
   expectInvalid(await api.post(path, {}))
   expectInvalid(await api.post(path, { approved: 'yes' }), '/approved')
   expectInvalid(await api.post(path, { approved: true, because: 'x' }))
+})
+
+test.each([129, 4_572, 7_900])('a call may have an id of %i characters', async (length) => {
+  const callId = `call_${'aB3_'.repeat(2_000)}`.slice(0, length)
+  const id = await createIdle(api, { agent: 'asks' })
+  const stream = await server.stream(`/sessions/${id}/turns/stream`, { json: { prompt: `id ${callId}` } })
+  await stream.upTo('tool_approval_requested')
+  const answered = await api.post(`/sessions/${id}/turns/1/approvals/${callId}`, { approved: true })
+  expect(answered.body).toMatchObject({ call_id: callId, approved: true })
+  expect((await stream.upTo('run_completed')).json.result).toMatchObject({ text: 'true: true' })
+})
+
+test('what else stands in the path is no longer than 128 characters', async () => {
+  const long = 'x'.repeat(129)
+  for (const path of [`${long}/turns/1/approvals/c`, `${NOBODY}/turns/${long}/approvals/c`]) {
+    expectProblem(await api.post(`/sessions/${path}`, { approved: true }), 414, 'URI_TOO_LONG')
+  }
 })

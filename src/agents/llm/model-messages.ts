@@ -14,23 +14,28 @@ type Part = Options &
       }
   )
 export type PromptMessage =
-  | { role: 'system'; content: string }
-  | { role: 'user' | 'assistant' | 'tool'; content: Part[] }
+  | ({ role: 'system'; content: string } & Options)
+  | ({ role: 'user' | 'assistant' | 'tool'; content: Part[] } & Options)
 
-/**
- * A transcript in the form that the SDK takes. `provider` is the key under which that provider's data lies in `meta`:
- * what another provider signed is left out, and so is reasoning that nobody signed.
- */
-export function toPrompt(messages: readonly Message[], provider: string): PromptMessage[] {
+export interface PromptOptions {
+  /** The key under which the provider's data lies in `meta`: what another provider signed is left out. */
+  readonly provider: string
+  /** Reasoning that nobody signed goes back to the model. */
+  readonly sendsReasoning?: boolean
+}
+
+/** A transcript in the form that the SDK takes. */
+export function toPrompt(messages: readonly Message[], options: PromptOptions): PromptMessage[] {
   const prompt: PromptMessage[] = []
   const names = new Map<string, string>()
   for (const message of messages) {
     if (message.role === 'system') prompt.push({ role: 'system', content: message.content })
     else if (message.role === 'user') prompt.push({ role: 'user', content: [{ type: 'text', text: message.content }] })
     else if (message.role === 'block_assistant') {
-      const content = message.blocks.flatMap((block) => toPart(block, provider, names))
+      const content = message.blocks.flatMap((block) => toPart(block, options, names))
       // An answer that was broken off before it said anything is none, for a provider.
-      if (content.length > 0) prompt.push({ role: 'assistant', content })
+      const says = content.some(({ type, providerOptions }) => type !== 'reasoning' || providerOptions !== undefined)
+      if (says) prompt.push({ role: 'assistant', content })
     } else {
       const content = message.results.map(
         ({ tool_use_id, content, is_error }): Part => ({
@@ -46,7 +51,7 @@ export function toPrompt(messages: readonly Message[], provider: string): Prompt
   return prompt
 }
 
-function toPart(block: Block, provider: string, names: Map<string, string>): Part[] {
+function toPart(block: Block, { provider, sendsReasoning }: PromptOptions, names: Map<string, string>): Part[] {
   const own = block.data.meta?.[provider] as JsonObject | undefined
   const options: Options = own === undefined ? {} : { providerOptions: { [provider]: own } }
   if (block.block_type === 'tool_use') {
@@ -56,6 +61,9 @@ function toPart(block: Block, provider: string, names: Map<string, string>): Par
     return [{ type: 'tool-call', toolCallId: id, toolName: name, input, ...options }]
   }
   const { text } = block.data
-  if (block.block_type === 'reasoning') return own === undefined ? [] : [{ type: 'reasoning', text, ...options }]
+  if (block.block_type === 'reasoning') {
+    const isOwn = own !== undefined || (sendsReasoning === true && block.data.meta === undefined && text !== '')
+    return isOwn ? [{ type: 'reasoning', text, ...options }] : []
+  }
   return text.trim() === '' ? [] : [{ type: 'text', text, ...options }]
 }

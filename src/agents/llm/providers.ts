@@ -9,6 +9,7 @@ import { estimateTokens } from './history.ts'
 import type { Model, ModelEvent, ModelProviders, ModelRequest } from './model.ts'
 import { toPrompt } from './model-messages.ts'
 import { ModelWire } from './model-wire.ts'
+import { withCacheMarks } from './prompt-cache.ts'
 
 export interface ProviderSettings {
   apiKey: string
@@ -25,6 +26,10 @@ export interface ModelSettings {
   compatible: ProviderSettings
   /** A call that says nothing for so long has failed, in milliseconds. */
   silenceMs: number
+  /** Anthropic keeps long prompts for the next call. Default: true. */
+  promptCache?: boolean
+  /** What a compatible model thought goes back to it. Default: true. */
+  sendReasoning?: boolean
 }
 
 type SdkModel = ReturnType<ReturnType<typeof createOpenAI>['chat']>
@@ -41,11 +46,13 @@ interface Provider {
   open(name: string, wire: { fetch: typeof fetch }): SdkModel
   /** Sent with every call. */
   always?: ProviderOptions[string]
+  sendsReasoning?: boolean
+  caches?: boolean
 }
 
 /** The providers that this server is set up for, each behind the same seam. */
 export function createModelProviders(settings: ModelSettings): ModelProviders {
-  const { anthropic, openai, google, compatible, silenceMs } = settings
+  const { anthropic, openai, google, compatible, silenceMs, promptCache = true, sendReasoning = true } = settings
   const secrets = [anthropic, openai, google, compatible].map(({ apiKey }) => apiKey).filter((key) => key !== '')
   const common = ({ apiKey, baseURL }: ProviderSettings) => ({ apiKey, ...(baseURL === '' ? {} : { baseURL }) })
   const providers: Record<string, Provider> = {
@@ -53,6 +60,7 @@ export function createModelProviders(settings: ModelSettings): ModelProviders {
       needs: 'ANTHROPIC_API_KEY',
       isReady: anthropic.apiKey !== '',
       key: 'anthropic',
+      caches: promptCache,
       open: (name, { fetch }) => createAnthropic({ ...common(anthropic), fetch })(name),
     },
     openai: {
@@ -73,6 +81,7 @@ export function createModelProviders(settings: ModelSettings): ModelProviders {
       needs: 'OPENAI_COMPATIBLE_BASE_URL',
       isReady: compatible.baseURL !== '',
       key: 'compatible',
+      sendsReasoning: sendReasoning,
       open: (name, { fetch }) => {
         const { apiKey, baseURL } = compatible
         const key = apiKey === '' ? {} : { apiKey }
@@ -131,7 +140,7 @@ class SdkBackedModel implements Model {
       yield* answerOf(stream, {
         heard,
         isDone: () => wire.isDone,
-        estimateInput: () => estimateTokens([...request.messages, ...request.tools]),
+        estimateInput: () => requestTokens(request),
       })
     } catch (error) {
       request.signal.throwIfAborted()
@@ -146,9 +155,12 @@ class SdkBackedModel implements Model {
   }
 
   #options({ messages, tools, outputSchema, ...request }: ModelRequest, abortSignal: AbortSignal): CallOptions {
-    const { key, always } = this.#provider
+    const { key, always, sendsReasoning = false, caches } = this.#provider
+    const prompt = toPrompt(messages, { provider: key, sendsReasoning })
+    // Marks of the request's own take the place of ours.
+    const marks = caches && !['cacheControl', 'cache_control'].some((name) => name in (request.providerParams ?? {}))
     const options = {
-      prompt: toPrompt(messages, key),
+      prompt: marks ? withCacheMarks(prompt, requestTokens({ messages, tools })) : prompt,
       abortSignal,
       includeRawChunks: true,
       providerOptions: { [key]: { ...request.providerParams, ...always } },
@@ -160,4 +172,8 @@ class SdkBackedModel implements Model {
     // The same shapes, without the SDK's own JSON types.
     return options as unknown as CallOptions
   }
+}
+
+function requestTokens({ messages, tools }: Pick<ModelRequest, 'messages' | 'tools'>): number {
+  return estimateTokens([...messages, ...tools])
 }
