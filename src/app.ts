@@ -22,6 +22,7 @@ import { sse } from './plugins/sse.ts'
 import { turnLog } from './plugins/turn-log.ts'
 import { webhookAuth } from './plugins/webhook-auth.ts'
 import { registerRoutes } from './routes/index.ts'
+import { unavailable } from './routes/unavailable.ts'
 
 export const VERSION: string = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')).version
 
@@ -112,6 +113,7 @@ function defaultAgent(config: Config, agents: readonly SessionAgentBuilder[], gi
   const name = given ?? (config.DEFAULT_AGENT || (config.MODEL === '' ? undefined : 'llm'))
   const known = [...builtInAgents, ...agents].map((builder) => builder.name)
   if (name === undefined || known.includes(name)) return name
+  if (name === 'llm') throw new ConfigError(`DEFAULT_AGENT is llm, and ${unavailable.llm}`)
   throw new ConfigError(`DEFAULT_AGENT must be one of ${known.join(', ')}, got "${name}"`)
 }
 

@@ -167,10 +167,19 @@ function print(text: string): void {
   process.stdout.write(`${text}\n`)
 }
 
+/** For an address that cannot be listened on, by the error's code. */
+const ADDRESS_ADVICE: Readonly<Record<string, string | undefined>> = {
+  EADDRINUSE: 'take another port with --port, or a free one with --port 0',
+  EACCES: 'take a port from 1024 up with --port',
+  EADDRNOTAVAIL: 'take an address of this machine with --host',
+  ENOTFOUND: 'take an address of this machine with --host',
+}
+
 main(process.argv.slice(2)).catch((error: unknown) => {
   const isKnown = error instanceof UsageError || error instanceof ConfigError || error instanceof TransferError
-  const isAddress = ['EADDRINUSE', 'EACCES', 'EADDRNOTAVAIL'].includes((error as NodeJS.ErrnoException).code ?? '')
-  const text = isKnown || isAddress ? `suricate: ${(error as Error).message}` : (error as Error).stack
+  const advice = ADDRESS_ADVICE[(error as NodeJS.ErrnoException).code ?? '']
+  const sentence = `suricate: ${(error as Error).message}`
+  const text = isKnown ? sentence : advice === undefined ? (error as Error).stack : `${sentence}; ${advice}`
   // Where in a module of the team's own it went wrong.
   const cause = isKnown && error.cause instanceof Error ? `${error.cause.stack}\n` : ''
   process.stderr.write(`${text}\n${cause}`)

@@ -97,6 +97,14 @@ export const settings = Type.Object({
   LOG_FORMAT: oneOf(['auto', 'json', 'pretty'], 'auto is pretty in a terminal and json elsewhere', 'auto'),
 })
 
+/** What models of each provider need. */
+const PROVIDER_NEEDS: Readonly<Record<string, SettingName>> = {
+  anthropic: 'ANTHROPIC_API_KEY',
+  openai: 'OPENAI_API_KEY',
+  google: 'GOOGLE_GENERATIVE_AI_API_KEY',
+  compatible: 'OPENAI_COMPATIBLE_BASE_URL',
+}
+
 export type SettingName = keyof typeof settings.properties
 
 export interface ApiKey {
@@ -153,6 +161,7 @@ export function loadConfig({ env, flags = {} }: ConfigSources): Config {
     const schemes = Object.keys(storeKinds).map((scheme) => `${scheme}:`)
     throw new ConfigError(`STORE_URL must begin with one of ${schemes.join(', ')}, got "${masked(config.STORE_URL)}"`)
   }
+  checkModel(config)
   if (!isLoopback(config.HOST) && config.API_KEYS.length === 0 && !config.INSECURE_NO_AUTH) {
     throw new ConfigError(
       `HOST is ${config.HOST}, which others can reach, and there is no authentication: set API_KEYS='[{"key":"…"}]', ` +
@@ -186,6 +195,23 @@ function expected(schema: TSchema): string {
   if (schema.enum !== undefined) return `one of ${schema.enum.join(', ')}`
   if (schema.type === 'integer') return `a whole number from ${schema.minimum} to ${schema.maximum}`
   return schema.type === 'boolean' ? 'true or false' : 'a text'
+}
+
+/** Before the first request, which would be told that its own `model` is wrong. */
+function checkModel(config: Config): void {
+  for (const name of Object.keys(settings.properties) as SettingName[]) {
+    const url = name.endsWith('_BASE_URL') ? String(config[name]) : ''
+    if (url === '' || (URL.canParse(url) && /^https?:$/.test(new URL(url).protocol))) continue
+    throw new ConfigError(`${name} must be a URL like http://127.0.0.1:11434/v1, got "${masked(url)}"`)
+  }
+  if (config.MODEL === '') return
+  const [, provider = '', model = ''] = /^([^/]*)\/(.*)$/s.exec(config.MODEL) ?? []
+  const needed = Object.hasOwn(PROVIDER_NEEDS, provider) ? PROVIDER_NEEDS[provider] : undefined
+  if (needed === undefined || model === '') {
+    const known = Object.keys(PROVIDER_NEEDS).join(', ')
+    throw new ConfigError(`MODEL must be provider/name with one of ${known} as the provider, got "${config.MODEL}"`)
+  }
+  if (config[needed] === '') throw new ConfigError(`MODEL is ${config.MODEL}, which needs ${needed}: set that as well`)
 }
 
 function parseApiKeys(text: string): ApiKey[] {

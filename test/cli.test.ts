@@ -145,6 +145,11 @@ describe('the command line in this process', () => {
       const wrong: Partial<Record<SettingName, [string, string]>> = {
         HOST: ['0.0.0.0', 'API_KEYS'],
         API_KEYS: ['abc', 'JSON array'],
+        MODEL: ['abc', 'provider/name'],
+        ANTHROPIC_BASE_URL: ['abc', 'a URL like'],
+        OPENAI_BASE_URL: ['abc', 'a URL like'],
+        GOOGLE_GENERATIVE_AI_BASE_URL: ['abc', 'a URL like'],
+        OPENAI_COMPATIBLE_BASE_URL: ['abc', 'a URL like'],
         CORS_ORIGINS: ['abc', 'https://app.example'],
         STORE_URL: ['abc', 'memory:'],
       }
@@ -250,7 +255,7 @@ describe('the command line as a process', () => {
     const { code, stderr } = await run(['serve', '--port', String(port)])
     taken.close()
     expect(code).toBe(1)
-    expect(stderr).toMatch(sentence(`EADDRINUSE.*${port}`))
+    expect(stderr).toMatch(sentence(`EADDRINUSE.*${port}; take another port with --port`))
   })
 
   test('the log is readable in the pretty format: a line with time, level and message, no JSON', async () => {

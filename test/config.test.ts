@@ -30,6 +30,36 @@ const wrong: [SettingName, string, string][] = [
     'redis://x',
     'STORE_URL must begin with one of memory:, sqlite:, postgres:, postgresql:, got "redis://x"',
   ],
+  [
+    'MODEL',
+    'gpt-4',
+    'MODEL must be provider/name with one of anthropic, openai, google, compatible as the provider, got "gpt-4"',
+  ],
+  [
+    'MODEL',
+    'mistral/x',
+    'MODEL must be provider/name with one of anthropic, openai, google, compatible as the provider, got "mistral/x"',
+  ],
+  [
+    'MODEL',
+    'toString/x',
+    'MODEL must be provider/name with one of anthropic, openai, google, compatible as the provider, got "toString/x"',
+  ],
+  [
+    'MODEL',
+    'openai/',
+    'MODEL must be provider/name with one of anthropic, openai, google, compatible as the provider, got "openai/"',
+  ],
+  ['MODEL', 'anthropic/x', 'MODEL is anthropic/x, which needs ANTHROPIC_API_KEY: set that as well'],
+  ['MODEL', 'openai/x/y', 'MODEL is openai/x/y, which needs OPENAI_API_KEY: set that as well'],
+  ['MODEL', 'google/x', 'MODEL is google/x, which needs GOOGLE_GENERATIVE_AI_API_KEY: set that as well'],
+  ['MODEL', 'compatible/x', 'MODEL is compatible/x, which needs OPENAI_COMPATIBLE_BASE_URL: set that as well'],
+  [
+    'OPENAI_COMPATIBLE_BASE_URL',
+    'localhost:11434',
+    'OPENAI_COMPATIBLE_BASE_URL must be a URL like http://127.0.0.1:11434/v1, got "localhost:11434"',
+  ],
+  ['ANTHROPIC_BASE_URL', 'there', 'ANTHROPIC_BASE_URL must be a URL like http://127.0.0.1:11434/v1, got "there"'],
   ['CORS_ORIGINS', 'app.example', 'CORS_ORIGINS must list origins like https://app.example, got "app.example"'],
   [
     'CORS_ORIGINS',

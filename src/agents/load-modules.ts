@@ -1,3 +1,4 @@
+import { statSync } from 'node:fs'
 import path from 'node:path'
 import { pathToFileURL } from 'node:url'
 import type { SessionAgentBuilder } from '../core/agent.ts'
@@ -36,6 +37,9 @@ export async function loadModules(files: readonly string[]): Promise<TeamModules
 
 async function load(file: string): Promise<{ default?: unknown; hooks?: Record<string, unknown> }> {
   const whole = path.resolve(file)
+  const found = statSync(whole, { throwIfNoEntry: false })
+  if (found === undefined) throw new Error(`${file} is not there`)
+  if (found.isDirectory()) throw new Error(`${file} is a directory: name the module in it`)
   try {
     if (!TYPESCRIPT.test(file)) return await import(pathToFileURL(whole).href)
     const { createJiti } = await import('jiti')

@@ -2,7 +2,7 @@ import { CapabilityUnavailableError } from '../core/errors.ts'
 
 /** What the contract has and this server may not: named once, for the refusal and for `GET /capabilities`. */
 export const unavailable = {
-  llm: 'this server has no model; use the agents that GET /agents lists, or bring your own',
+  llm: "this server has no model: start it with MODEL=provider/name and the provider's ANTHROPIC_API_KEY, OPENAI_API_KEY, GOOGLE_GENERATIVE_AI_API_KEY or OPENAI_COMPATIBLE_BASE_URL, or use an agent that GET /agents lists",
   structured_output: 'no agent of this server takes output_schema',
   skills: 'no agent of this server takes skill_references; one with a model does once SKILLS_DIR is set',
   budgets: 'no agent of this server takes budget_limits',

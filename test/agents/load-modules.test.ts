@@ -3,7 +3,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, afterEach, expect, test } from 'vitest'
 import { loadModules } from '../../src/agents/load-modules.ts'
-import type { RunResult } from '../helpers/contract.ts'
+import { ConfigError } from '../../src/config.ts'
+import type { Problem, RunResult } from '../helpers/contract.ts'
 import { ownServer } from '../helpers/suite.ts'
 import { killLeftovers, run } from '../process/child.ts'
 
@@ -73,6 +74,37 @@ test('the command takes --agent more than once, and says where a module is wrong
   expect(code).toBe(1)
   expect(stderr).toMatch(/^suricate: AGENT .* cannot be loaded: out of luck\n/)
   expect(stderr).toContain(`${file}:3`)
+})
+
+test('a module that is not there and a directory are named in one sentence, without a stack', async () => {
+  const start = (file: string) => ownServer({ AGENT: file })
+  await expect(start('./nope.ts')).rejects.toThrow(new ConfigError('AGENT ./nope.ts is not there'))
+  await expect(start(folder)).rejects.toThrow(new ConfigError(`AGENT ${folder} is a directory: name the module in it`))
+  for (const file of ['./nope.ts', folder])
+    await expect(start(file)).rejects.not.toHaveProperty('cause', expect.any(Error))
+})
+
+test('the agent llm as the default needs a model, and the sentence says which settings', async () => {
+  await expect(ownServer({ DEFAULT_AGENT: 'llm' })).rejects.toThrow(
+    /^DEFAULT_AGENT is llm, and this server has no model: .*MODEL.*ANTHROPIC_API_KEY/,
+  )
+})
+
+test('a request for the agent llm, where no model is set up, is told which settings there are', async () => {
+  const { api } = await ownServer()
+  const answer = await api.post<Problem>('/sessions', { agent: 'llm', prompt: 'x' })
+  expect(answer).toMatchObject({ status: 501, body: { code: 'CAPABILITY_UNAVAILABLE', errors: [{ path: '/agent' }] } })
+  for (const name of [
+    'MODEL=',
+    'ANTHROPIC_API_KEY',
+    'OPENAI_API_KEY',
+    'GOOGLE_GENERATIVE_AI_API_KEY',
+    'OPENAI_COMPATIBLE_BASE_URL',
+  ]) {
+    expect(answer.body.detail).toContain(name)
+  }
+  const other = await api.post<Problem>('/sessions', { agent: 'nobody', prompt: 'x' })
+  expect(other.body.detail).toBe('/agent must be one of echo, scripted')
 })
 
 test('a default agent that is not there stops the start', async () => {
