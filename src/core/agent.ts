@@ -26,6 +26,8 @@ export interface SessionAgentBuilder {
   /** The model that is used when a request names none. */
   readonly defaultModel?: string
   readonly tools?: readonly { name: string; description: string }[]
+  /** The MCP servers that its tools come from, as they are now. */
+  readonly mcpServers?: readonly ToolServer[]
   /**
    * The optional members of a create request that this agent honours; the others are refused with
    * `CAPABILITY_UNAVAILABLE` rather than ignored. Without it: `system_prompt`, `model`, `provider`, `max_tokens`,
@@ -37,6 +39,16 @@ export interface SessionAgentBuilder {
    * `InvalidParamsError` for a request that cannot be served; any throw leaves no session behind.
    */
   buildAgent(request: CreateSessionRequest, session: AgentSession): SessionAgent | Promise<SessionAgent>
+}
+
+/** A server that tools come from. */
+export interface ToolServer {
+  readonly name: string
+  readonly state: 'connected' | 'connecting' | 'failed'
+  /** Why it failed. */
+  readonly reason?: string
+  /** How many tools it has. */
+  readonly tool_count: number
 }
 
 /** Members of a request that are for the agent. */

@@ -4,7 +4,13 @@ import { CapabilityUnavailableError, InvalidCursorError, InvalidParamsError } fr
 import type { CreateSessionRequest } from './session-service.ts'
 import { type SessionMetadata, STRUCTURED_OUTPUT_RETRIES } from './transcript.ts'
 
-const DEFAULT_ACCEPTS: readonly AgentOption[] = ['system_prompt', 'model', 'provider', 'max_tokens', 'provider_params']
+export const DEFAULT_ACCEPTS: readonly AgentOption[] = [
+  'system_prompt',
+  'model',
+  'provider',
+  'max_tokens',
+  'provider_params',
+]
 
 /** Throws a `TypeError` for an agent that could never be asked for, or never be built. */
 export function assertBuilder(name: unknown, buildAgent: unknown): void {

@@ -75,7 +75,7 @@ function toolSourcesOf(config: Config, version: string, log: FastifyBaseLogger):
     version,
     log: { warn: (message: string) => log.warn(message), debug: (message: string) => log.debug(message) },
   }
-  const servers = configured('MCP_CONFIG', () => readMcpConfig(config.MCP_CONFIG, config.environment))
+  const servers = configured('MCP_CONFIG', () => readMcpConfig(config.MCP_CONFIG, config.environment, options.log.warn))
   return servers.map((server) => openMcpServer(server, options))
 }
 

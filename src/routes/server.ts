@@ -2,10 +2,25 @@ import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import { type Static, Type } from '@sinclair/typebox'
 import { count } from '../core/count.ts'
 import { ShuttingDownError, StoreUnavailableError } from '../core/errors.ts'
+import { DEFAULT_ACCEPTS } from '../core/session-requests.ts'
+import { StringEnum } from '../core/string-enum.ts'
 import { json } from './schemas.ts'
 import { type Unavailable, unavailable, whyNot } from './unavailable.ts'
 
 const text = (description: string) => Type.String({ description })
+
+const McpServer = Type.Object(
+  {
+    name: text('What the configuration calls it'),
+    state: StringEnum(
+      ['connected', 'connecting', 'failed'],
+      'Whether its tools are there. A server that failed is tried again when its tools are needed, and when this is read',
+    ),
+    reason: Type.Optional(text('Why it failed')),
+    tool_count: Type.Integer({ description: 'Number of its tools', minimum: 0 }),
+  },
+  { title: 'McpServer', description: 'A server that an agent has tools of' },
+)
 
 const Agent = Type.Object(
   {
@@ -13,6 +28,7 @@ const Agent = Type.Object(
     description: text('What it does'),
     is_default: Type.Boolean({ description: 'Used by requests that name no agent' }),
     default_model: Type.Optional(text('The model that it uses unless a request names another')),
+    accepts: Type.Array(text('A member of createSession'), { description: 'The optional members that it takes' }),
     tools: Type.Array(
       Type.Object(
         { name: text('What the model calls it'), description: text('What it does') },
@@ -20,6 +36,7 @@ const Agent = Type.Object(
       ),
       { description: 'What it can call' },
     ),
+    mcp_servers: Type.Optional(Type.Array(McpServer, { description: 'The MCP servers that its tools come from' })),
   },
   { title: 'Agent', description: 'An agent that this server can build' },
 )
@@ -96,11 +113,20 @@ export const serverRoutes: FastifyPluginAsyncTypebox<ServerRoutesOptions> = asyn
     async () => {
       const { builders, standard } = app.agents
       return {
-        agents: builders.map(({ name, description = '', defaultModel, tools = [] }) => {
-          const agent: Static<typeof Agent> = { name, description, is_default: name === standard, tools: [...tools] }
-          if (defaultModel !== undefined) agent.default_model = defaultModel
-          return agent
-        }),
+        agents: builders.map(
+          ({ name, description = '', defaultModel, accepts = DEFAULT_ACCEPTS, tools = [], mcpServers = [] }) => {
+            const agent: Static<typeof Agent> = {
+              name,
+              description,
+              is_default: name === standard,
+              accepts: [...accepts],
+              tools: tools.map(({ name, description }) => ({ name, description })),
+            }
+            if (defaultModel !== undefined) agent.default_model = defaultModel
+            if (mcpServers.length > 0) agent.mcp_servers = [...mcpServers]
+            return agent
+          },
+        ),
       }
     },
   )

@@ -36,11 +36,22 @@ export interface LlmOptions {
 
 /** A model with tools: MCP servers, skills, budgets, retries, structured output, compaction and hooks around it. */
 export function llm(options: LlmOptions): SessionAgentBuilder {
-  const { providers, skills, hooks } = options
+  const { providers, skills, hooks, toolSources } = options
   return {
     name: 'llm',
     description: 'A model with tools. model is provider/name, such as anthropic/claude-sonnet-4-5.',
     ...(providers.standard === undefined ? {} : { defaultModel: providers.standard }),
+    get tools() {
+      return toolSources.flatMap((source) => source.status?.().tools ?? [])
+    },
+    get mcpServers() {
+      return toolSources.flatMap((source) => {
+        const status = source.status?.()
+        if (status === undefined) return []
+        const { tools, ...state } = status
+        return [{ name: source.name, ...state, tool_count: tools.length }]
+      })
+    },
     accepts: [
       'system_prompt',
       'model',

@@ -1,41 +1,36 @@
-import { Readable } from 'node:stream'
 import { Client } from '@modelcontextprotocol/sdk/client/index.js'
-import { StdioClientTransport } from '@modelcontextprotocol/sdk/client/stdio.js'
 import { StreamableHTTPClientTransport } from '@modelcontextprotocol/sdk/client/streamableHttp.js'
 import type { Transport } from '@modelcontextprotocol/sdk/shared/transport.js'
 import {
   type CallToolResult,
   CallToolResultSchema,
-  ListToolsResultSchema,
+  ErrorCode,
+  McpError,
   type Tool as McpTool,
+  ResultSchema,
   ToolListChangedNotificationSchema,
+  ToolSchema,
 } from '@modelcontextprotocol/sdk/types.js'
 import { MAX_TIMER_MS } from '../pause.ts'
-import { eachLine } from './lines.ts'
+import { isObject } from './json.ts'
 import type { McpServerConfig } from './mcp-config.ts'
-import { MAX_MESSAGE_BYTES, MAX_RESUMES, mcpFetch } from './mcp-fetch.ts'
+import { isRefused, type MakeTransport, transportsTo } from './mcp-transports.ts'
 import { waitedFor, withinTime } from './waiting.ts'
 
-/** A server that does not introduce itself, or list its tools, within this time is not there. */
-const CONNECT_MS = 10_000
+/** A call's own time-out comes before the client's by this time. */
+const CALL_MARGIN_MS = 10_000
 /** A server is asked for so many pages of tools. */
 const MAX_PAGES = 100
 /** Nobody waits longer than this for a server to say goodbye. */
 const FAREWELL_MS = 1_000
-/** Characters of a line of standard error. */
-const MAX_LINE = 16_384
-const RESUMES = {
-  maxRetries: MAX_RESUMES,
-  initialReconnectionDelay: 1_000,
-  reconnectionDelayGrowFactor: 1.5,
-  maxReconnectionDelay: 30_000,
-}
 
 export interface McpConnectionOptions {
   /** What the client calls itself. */
   readonly version: string
   /** Hears each line that a server writes to its standard error. */
   readonly said: (line: string) => void
+  /** Hears of each tool that is left out of the list since it does not fit the protocol. */
+  readonly skipped: (tool: string, fault: string) => void
   /** Gives the attempt to connect up. */
   readonly signal: AbortSignal
 }
@@ -44,32 +39,49 @@ export interface McpConnectionOptions {
 export class McpConnection {
   readonly #client: Client
   readonly #transport: Transport
+  readonly #startTimeoutMs: number
+  readonly #skipped: McpConnectionOptions['skipped']
   #tools: Promise<readonly McpTool[]> | undefined
   #isOpen = true
   #closing: Promise<void> | undefined
 
-  private constructor(client: Client, transport: Transport) {
-    this.#client = client
-    this.#transport = transport
+  private constructor(make: MakeTransport, startTimeoutMs: number, { version, said, skipped }: McpConnectionOptions) {
+    this.#client = new Client({ name: 'suricate', version })
+    this.#transport = make({ said, gone: () => void this.#client.close().catch(() => {}) })
+    this.#startTimeoutMs = startTimeoutMs
+    this.#skipped = skipped
+    this.#client.setNotificationHandler(ToolListChangedNotificationSchema, () => {
+      this.#tools = undefined
+    })
+    this.#client.onclose = () => {
+      this.#isOpen = false
+    }
   }
 
-  /** Rejects when the server cannot be started or reached, or does not speak the protocol. */
-  static async open(config: McpServerConfig, { version, said, signal }: McpConnectionOptions): Promise<McpConnection> {
-    const client = new Client({ name: 'suricate', version })
-    const transport = transportTo(config, said, () => void client.close().catch(() => {}))
-    const connection = new McpConnection(client, transport)
-    client.setNotificationHandler(ToolListChangedNotificationSchema, () => {
-      connection.#tools = undefined
-    })
-    client.onclose = () => {
-      connection.#isOpen = false
-    }
+  /** Rejects when the server cannot be started or reached in its time, or does not speak the protocol. */
+  static async open(config: McpServerConfig, options: McpConnectionOptions): Promise<McpConnection> {
+    const { startTimeoutMs } = config
+    const late = new AbortController()
+    const message = `It did not start within ${startTimeoutMs} ms; start_timeout_ms sets another time`
+    const timer = setTimeout(() => late.abort(new Error(message)), startTimeoutMs)
+    const signal = AbortSignal.any([options.signal, late.signal])
+    let refusal: unknown
     try {
-      await waitedFor(withinTime(client.connect(transport, { timeout: CONNECT_MS }), CONNECT_MS), signal)
-      return connection
-    } catch (error) {
-      await connection.close()
-      throw error
+      for (const make of transportsTo(config)) {
+        const connection = new McpConnection(make, startTimeoutMs, options)
+        try {
+          await waitedFor(connection.#client.connect(connection.#transport, { timeout: MAX_TIMER_MS }), signal)
+          return connection
+        } catch (error) {
+          await connection.close()
+          // What the first transport says is why: the second is a guess.
+          refusal ??= error
+          if (!isRefused(error)) break
+        }
+      }
+      throw refusal
+    } finally {
+      clearTimeout(timer)
     }
   }
 
@@ -81,7 +93,7 @@ export class McpConnection {
   /** All that the server has, asked for once and again after it said that they changed. */
   tools(): Promise<readonly McpTool[]> {
     if (this.#tools === undefined) {
-      const tools = withinTime(this.#list(), CONNECT_MS)
+      const tools = withinTime(this.#list(), this.#startTimeoutMs)
       this.#tools = tools
       tools.catch(() => {
         if (this.#tools === tools) this.#tools = undefined
@@ -91,10 +103,18 @@ export class McpConnection {
   }
 
   /** `timeoutMs` is the caller's own: this waits a little longer, so that it is never first. */
-  async call(name: string, args: Record<string, unknown>, timeoutMs: number, signal: AbortSignal) {
-    const timeout = Math.min(timeoutMs + CONNECT_MS, MAX_TIMER_MS)
-    const result = await this.#client.callTool({ name, arguments: args }, CallToolResultSchema, { signal, timeout })
-    return result as CallToolResult
+  async call(
+    name: string,
+    args: Record<string, unknown>,
+    timeoutMs: number,
+    signal: AbortSignal,
+  ): Promise<CallToolResult> {
+    const timeout = Math.min(timeoutMs + CALL_MARGIN_MS, MAX_TIMER_MS)
+    const request = { method: 'tools/call' as const, params: { name, arguments: args } }
+    // Read here: an answer that does not fit is the fault of one call, not of the connection.
+    const read = CallToolResultSchema.safeParse(await this.#client.request(request, ResultSchema, { signal, timeout }))
+    if (read.success) return read.data
+    throw new McpError(ErrorCode.InternalError, `the answer does not fit the protocol: ${faultOf(read.error.issues)}`)
   }
 
   /** Resolves when a process that was started has been ended, for whoever asks. */
@@ -117,42 +137,30 @@ export class McpConnection {
     const tools = new Map<string, McpTool>()
     let cursor: string | undefined
     for (let page = 0; page < MAX_PAGES; page++) {
-      // Not `listTools`: it compiles every output schema, and one that is wrong would be the end of all tools.
-      const { tools: more, nextCursor } = await this.#client.request(
-        { method: 'tools/list', params: cursor === undefined ? {} : { cursor } },
-        ListToolsResultSchema,
-        { timeout: CONNECT_MS },
-      )
-      // What can only be called as a task, a simple call cannot.
-      for (const tool of more) if (tool.execution?.taskSupport !== 'required') tools.set(tool.name, tool)
-      if (nextCursor === undefined) break
+      const params = cursor === undefined ? {} : { cursor }
+      // Not `listTools`: one tool that does not fit would be the end of all.
+      const answer = await this.#client.request({ method: 'tools/list', params }, ResultSchema, {
+        timeout: this.#startTimeoutMs,
+      })
+      if (!Array.isArray(answer.tools)) throw new McpError(ErrorCode.InternalError, 'its list of tools is none')
+      for (const given of answer.tools) {
+        const read = ToolSchema.safeParse(given)
+        if (!read.success) this.#skipped(nameOf(given), faultOf(read.error.issues))
+        // What can only be called as a task, a simple call cannot.
+        else if (read.data.execution?.taskSupport !== 'required') tools.set(read.data.name, read.data)
+      }
+      const { nextCursor } = answer
+      if (typeof nextCursor !== 'string' || nextCursor === '') break
       cursor = nextCursor
     }
     return [...tools.values()]
   }
 }
 
-function transportTo(config: McpServerConfig, said: (line: string) => void, gone: () => void): Transport {
-  if (config.kind === 'http') {
-    const transport = new StreamableHTTPClientTransport(config.url, {
-      requestInit: { headers: { ...config.headers } },
-      fetch: mcpFetch(gone),
-      reconnectionOptions: RESUMES,
-    })
-    // Its class and its interface disagree about what may be undefined.
-    return transport as Transport
-  }
-  const { command, args, env, cwd } = config
-  const transport = new StdioClientTransport({
-    command,
-    args: [...args],
-    // What every program needs comes to this; none of our own variables does.
-    env: { ...env },
-    stderr: 'pipe',
-    maxBufferSize: MAX_MESSAGE_BYTES,
-    ...(cwd === undefined ? {} : { cwd }),
-  })
-  // Read in any case: a server whose standard error is full stands still.
-  if (transport.stderr instanceof Readable) eachLine(transport.stderr, MAX_LINE, said)
-  return transport
+function nameOf(tool: unknown): string {
+  return isObject(tool) && typeof tool.name === 'string' ? tool.name : 'without a name'
+}
+
+function faultOf(issues: readonly { path: readonly PropertyKey[]; message: string }[]): string {
+  return issues.map(({ path, message }) => `${path.map(String).join('.') || 'it'}: ${message}`).join('; ')
 }

@@ -76,6 +76,18 @@ export function mcpFetch(gone: () => void): FetchLike {
   }
 }
 
+/**
+ * `fetch` for one connection over the older transport, where one stream has the answers to all requests: `gone` is called
+ * when it ends. Opened again it would be another session, in which nobody was introduced.
+ */
+export function sseFetch(gone: () => void): FetchLike {
+  return async (url, init) => {
+    const response = await patientFetch(url, init)
+    if (!response.ok || !isEventStream(response)) return response
+    return withBody(response, (body) => ended(bounded(body, true), gone))
+  }
+}
+
 type Body = AsyncIterable<Uint8Array>
 
 function isEventStream(response: Response): boolean {

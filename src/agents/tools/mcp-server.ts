@@ -4,7 +4,14 @@ import type { McpServerConfig } from './mcp-config.ts'
 import { McpConnection } from './mcp-connection.ts'
 import { isLost, MessageTooLongError } from './mcp-fetch.ts'
 import { redactor } from './redactor.ts'
-import { type JsonObject, type Tool, type ToolAnswer, type ToolSource, toolError } from './tool.ts'
+import {
+  type JsonObject,
+  type Tool,
+  type ToolAnswer,
+  type ToolSource,
+  type ToolSourceStatus,
+  toolError,
+} from './tool.ts'
 import { toolName } from './tool-names.ts'
 import { messageOf } from './tool-text.ts'
 import { waitedFor } from './waiting.ts'
@@ -19,6 +26,7 @@ export interface McpServerOptions {
 const FIRST_PAUSE_MS = 500
 const LONGEST_PAUSE_MS = 30_000
 const MAX_LINE = 2_000
+const NOT_YET: ToolSourceStatus = { state: 'connecting', tools: [] }
 /** By the protocol it is the second; the SDK's own examples, and many who followed them, say the first. */
 const FORGOTTEN = [400, 404]
 
@@ -36,6 +44,13 @@ class McpServer implements ToolSource {
   #connecting: Promise<McpConnection> | undefined
   /** The last one that could be made, and did not list its tools. */
   #useless: McpConnection | undefined
+  #status: ToolSourceStatus = NOT_YET
+  /** The one that last listed its tools. */
+  #connected: McpConnection | undefined
+  /** What it wrote last to its standard error: often why it ended. */
+  #lastLine = ''
+  /** What was skipped, so that it is said once. */
+  readonly #skipped = new Set<string>()
   #failures = 0
   #retryAt = 0
   readonly #closing = new AbortController()
@@ -50,6 +65,15 @@ class McpServer implements ToolSource {
 
   get name(): string {
     return this.#config.name
+  }
+
+  status(): ToolSourceStatus {
+    const isLost = this.#status.state === 'connected' && this.#connected?.isOpen !== true
+    if (isLost) this.#status = NOT_YET
+    const status = this.#status
+    // It may have come back, or have other tools by now.
+    void this.#tools().catch(() => {})
+    return status
   }
 
   async tools(signal: AbortSignal): Promise<readonly Tool[]> {
@@ -72,7 +96,7 @@ class McpServer implements ToolSource {
     try {
       const tools = await connection.tools()
       this.#failures = 0
-      return tools.map(({ name, description = '', inputSchema }) => {
+      const own = tools.map(({ name, description = '', inputSchema }) => {
         const { requireApproval, timeoutMs = this.#options.toolTimeoutMs } = this.#config
         return {
           name: toolName(this.name, name),
@@ -81,8 +105,11 @@ class McpServer implements ToolSource {
           needsApproval: requireApproval === true || requireApproval.has(name),
           timeoutMs,
           execute: (args, { signal }) => this.#call(name, args as JsonObject, timeoutMs, signal),
-        }
+        } satisfies Tool
       })
+      this.#connected = connection
+      this.#status = { state: 'connected', tools: own }
+      return own
     } catch (error) {
       // Of all who wait for the same list the first says so.
       if (this.#useless !== connection) this.#failed(error)
@@ -130,8 +157,18 @@ class McpServer implements ToolSource {
     if (this.#connecting !== undefined) return this.#live(this.#connecting)
     if (performance.now() < this.#retryAt) return Promise.reject(new Error('It was not there a moment ago'))
     const { version, log } = this.#options
-    const said = (line: string) => log.debug(`MCP server ${this.name}: ${this.#clean(line).slice(0, MAX_LINE)}`)
-    const connecting = McpConnection.open(this.#config, { version, said, signal })
+    this.#lastLine = ''
+    const said = (line: string) => {
+      if (line.trim() !== '') this.#lastLine = line
+      log.debug(`MCP server ${this.name}: ${this.#clean(line).slice(0, MAX_LINE)}`)
+    }
+    const skipped = (tool: string, fault: string) => {
+      const line = `MCP server ${this.name}: its tool ${tool} is skipped: ${fault}`
+      if (this.#skipped.has(line)) return
+      this.#skipped.add(line)
+      log.warn(messageOf(this.#clean(line)))
+    }
+    const connecting = McpConnection.open(this.#config, { version, said, skipped, signal })
     this.#connecting = connecting
     connecting.then(
       async (connection) => {
@@ -156,9 +193,12 @@ class McpServer implements ToolSource {
   #failed(error: unknown): void {
     const pause = Math.min(LONGEST_PAUSE_MS, FIRST_PAUSE_MS * 2 ** this.#failures)
     this.#retryAt = performance.now() + pause
+    const lastWords = this.#lastLine === '' ? '' : `; it wrote last: ${this.#clean(this.#lastLine)}`
+    const reason = messageOf(this.#said(error) + lastWords)
+    this.#status = { state: 'failed', reason, tools: [] }
     // Once for as long as it is away.
     if (this.#failures++ === 0 && !this.#closing.signal.aborted) {
-      this.#options.log.warn(`MCP server ${this.name} cannot be reached: ${this.#said(error)}`)
+      this.#options.log.warn(`MCP server ${this.name} cannot be reached: ${reason}`)
     }
   }
 

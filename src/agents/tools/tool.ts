@@ -1,3 +1,5 @@
+import type { ToolServer } from '../../core/agent.ts'
+
 export type JsonObject = Record<string, unknown>
 
 /** Something that a model may call. */
@@ -26,7 +28,16 @@ export interface ToolSource {
   readonly name: string
   /** The tools that are there now; connects if need be. A source that cannot be reached has none, and is tried again. */
   tools(signal: AbortSignal): Promise<readonly Tool[]>
+  /** How a server is now, without waiting. One that is not connected is tried again by and by. */
+  status?(): ToolSourceStatus
   close(): Promise<void>
+}
+
+export interface ToolSourceStatus {
+  readonly state: ToolServer['state']
+  /** Why it failed. */
+  readonly reason?: string
+  readonly tools: readonly Tool[]
 }
 
 /** What went wrong with a tool call, as the model is told: `{"error": code, "message": text}`. */

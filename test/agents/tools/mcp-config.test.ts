@@ -27,6 +27,7 @@ describe('a file of MCP servers', () => {
         env: { REGION: 'north' },
         cwd: '/srv',
         timeoutMs: 5_000,
+        startTimeoutMs: 30_000,
         requireApproval: new Set(),
         secrets: [],
       },
@@ -35,6 +36,8 @@ describe('a file of MCP servers', () => {
         kind: 'http',
         url: new URL('https://tools.example/mcp'),
         headers: { 'x-team': 'blue' },
+        transport: 'streamable',
+        startTimeoutMs: 30_000,
         requireApproval: new Set(['close']),
         secrets: [],
       },
@@ -92,8 +95,35 @@ describe('the environment', () => {
     expect(one(http({ headers: { 'x-a': text } }))).toMatchObject({ headers: { 'x-a': expected } })
   })
 
-  test('stands for nothing elsewhere', () => {
-    expect(one(stdio({ args: [`\${REGION}`] }))).toMatchObject({ args: [`\${REGION}`] })
+  test.each<[string, string]>([
+    [`\${REGION:-south}`, 'north'],
+    [`\${NOWHERE:-south}`, 'south'],
+    [`\${EMPTY:-south}`, 'south'],
+    [`\${NOWHERE:-}.`, '.'],
+    [`\${NOWHERE:-http://a.example:1/b?c=d}`, 'http://a.example:1/b?c=d'],
+    [`\${constructor:-x}\${__proto__:-y}`, 'xy'],
+  ])('has a default in %s', (text, expected) => {
+    expect(one(stdio({ env: { A: text } }))).toMatchObject({ env: { A: expected } })
+    expect(one(http({ headers: { 'x-a': text } }))).toMatchObject({ headers: { 'x-a': expected } })
+  })
+
+  test('stands for its variables in command, args, cwd and url', () => {
+    const given = { command: `\${BIN:-node}`, args: ['--region', `\${REGION}`], cwd: `/srv/\${REGION}` }
+    expect(one(given)).toMatchObject({ command: 'node', args: ['--region', 'north'], cwd: '/srv/north' })
+    expect(one({ url: `\${BASE:-https://tools.example}/\${REGION}` })).toMatchObject({
+      url: new URL('https://tools.example/north'),
+    })
+  })
+
+  test.each<[string, object]>([
+    ['command', { command: `\${NOWHERE}` }],
+    ['args[1]', stdio({ args: ['a', `\${NOWHERE}`] })],
+    ['cwd', stdio({ cwd: `\${NOWHERE}` })],
+    ['url', { url: `https://\${NOWHERE}/` }],
+    ['headers.x-a', http({ headers: { 'x-a': `\${NOWHERE}` } })],
+  ])('must have what %s names', (member, server) => {
+    expect(() => one(server)).toThrow(`mcpServers.one.${member} needs the environment variable NOWHERE`)
+    expect(parse({ one: { ...server, disabled: true } })).toEqual([])
   })
 
   test.each(['NOWHERE', 'constructor', '__proto__'])('must have %s, if it is named', (name) => {
@@ -126,10 +156,66 @@ describe('secrets are', () => {
     ['values of a URL', http({ url: 'https://tools.example/mcp?k=in-the-url-1&v=2' }), ['in-the-url-1']],
     ['variables that are called so', stdio({ env: { API_KEY: 'sesame-open-2' } }), ['sesame-open-2']],
     ['what is taken from such', stdio({ env: { A: `user:\${TEAM_TOKEN}` } }), ['sesame-open-1']],
+    ['of the command line too', stdio({ args: ['--token', `\${TEAM_TOKEN}`] }), ['sesame-open-1']],
+    ['in the path of a URL', { url: `https://tools.example/\${TEAM_TOKEN}/mcp` }, ['sesame-open-1']],
+    ['defaults as well', stdio({ args: [`\${API_TOKEN:-sesame-open-3}`] }), ['sesame-open-3']],
     ['nothing that is short', stdio({ env: { API_KEY: 'short', OTHER: `\${SHORT_KEY}` } }), []],
     ['nothing that is called otherwise', stdio({ env: { REGION: 'northern-lights' } }), []],
   ])('%s', (_, server, expected) => {
     expect(one(server)?.secrets).toEqual(expected)
+  })
+})
+
+describe('a file of another client', () => {
+  const warned = (server: object, root: object = {}) => {
+    const warnings: string[] = []
+    const text = JSON.stringify({ mcpServers: { one: server }, ...root })
+    const [config] = parseMcpConfig(text, 'mcp.json', environment, (sentence) => warnings.push(sentence))
+    return { config, warnings }
+  }
+  const sentence = (member: string, why: string) => `The MCP configuration mcp.json: ${member} is not used, ${why}`
+
+  test.each<[object, object]>([
+    [stdio({ requireApproval: true }), { requireApproval: true }],
+    [stdio({ timeoutMs: 7, startTimeoutMs: 8 }), { timeoutMs: 7, startTimeoutMs: 8 }],
+    [stdio({ type: 'local', enabled: true }), { kind: 'stdio' }],
+    [stdio({ transportType: 'stdio' }), { kind: 'stdio' }],
+    [stdio({ url: null, env: null, type: null, autoApprove: null }), { kind: 'stdio' }],
+    [http({ type: 'streamableHttp' }), { transport: 'streamable' }],
+    [http({ type: 'streamable_http' }), { transport: 'streamable' }],
+    [http({ type: 'remote' }), { transport: 'streamable' }],
+    [http({ type: 'sse' }), { transport: 'sse' }],
+    [http({ transport: 'sse' }), { transport: 'sse' }],
+    [{ serverUrl: 'https://tools.example/a' }, { url: new URL('https://tools.example/a') }],
+    [{ httpUrl: 'https://tools.example/b' }, { url: new URL('https://tools.example/b') }],
+  ])('is understood: %j', (server, expected) => {
+    const { config, warnings } = warned(server)
+    expect(config).toMatchObject(expected)
+    expect(warnings).toEqual([])
+  })
+
+  test.each<[object, string, string]>([
+    [stdio({ autoApprove: ['a'] }), 'autoApprove', 'calls need approval only where require_approval says so'],
+    [stdio({ alwaysAllow: [] }), 'alwaysAllow', 'calls need approval only where require_approval says so'],
+    [stdio({ timeout: 60 }), 'timeout', 'clients disagree about its unit; set timeout_ms'],
+    [stdio({ headers: {} }), 'headers', 'stdio servers have none'],
+    [http({ args: [] }), 'args', 'http servers have none'],
+    [http({ constructor: 1 }), 'constructor', 'http servers have none'],
+    [stdio({ type: 'http' }), 'type', 'the server has a command'],
+    [http({ type: 'stdio' }), 'type', 'the server has a url'],
+    [http({ type: 'websocket' }), 'type', 'the server has a url'],
+  ])('has members that are warned of: %j', (server, member, why) => {
+    const { config, warnings } = warned(server)
+    expect(config?.name).toBe('one')
+    expect(warnings).toEqual([sentence(`mcpServers.one.${member}`, why)])
+  })
+
+  test('may have more than servers', () => {
+    expect(warned(stdio(), { inputs: [] }).warnings).toEqual([sentence('inputs', 'only mcpServers is')])
+  })
+
+  test.each([{ disabled: true }, { enabled: false }])('may have servers that are off: %j', (off) => {
+    expect(warned(stdio({ ...off, autoApprove: [] }))).toEqual({ config: undefined, warnings: [] })
   })
 })
 
@@ -148,13 +234,11 @@ describe('a file is refused that', () => {
     ['node server.js', 'one must be an object'],
     [{}, 'one must have either a command or a url'],
     [{ command: 'node', url: 'https://tools.example/' }, 'one must have either a command or a url'],
-    [stdio({ headers: {} }), 'one.headers is not known for stdio servers'],
-    [http({ args: [] }), 'one.args is not known for http servers'],
-    [stdio({ requireApproval: true }), 'one.requireApproval is not known for stdio servers'],
-    [stdio({ type: 'http' }), 'one.type must be one of stdio here'],
-    [http({ type: 'sse' }), 'one.type must be one of http, streamable-http here'],
     [stdio({ disabled: 'no' }), 'one.disabled must be true or false'],
     [stdio({ timeout_ms: 0 }), 'one.timeout_ms must be a whole number from 1 to 86400000'],
+    [stdio({ start_timeout_ms: 0 }), 'one.start_timeout_ms must be a whole number from 1 to 86400000'],
+    [stdio({ requireApproval: 'all' }), 'one.require_approval must be true, false or a list of tool names'],
+    [{ command: `\${EMPTY}` }, 'one.command must be a text that is not empty'],
     [stdio({ timeout_ms: '5' }), 'one.timeout_ms must be a whole number from 1 to 86400000'],
     [stdio({ require_approval: 'all' }), 'one.require_approval must be true, false or a list of tool names'],
     [stdio({ require_approval: ['a', 1] }), 'one.require_approval[1] must be a text'],
