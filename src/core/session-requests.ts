@@ -1,16 +1,8 @@
 import { AGENT_OPTIONS, type AgentOption, type SessionAgentBuilder } from './agent.ts'
 import { COMMS_NAME_MAX } from './comms.ts'
 import { CapabilityUnavailableError, InvalidCursorError, InvalidParamsError } from './errors.ts'
-import type { CreateSessionRequest } from './session-service.ts'
+import { type CreateSessionRequest, DEFAULT_ACCEPTS } from './session-service.ts'
 import { type SessionMetadata, STRUCTURED_OUTPUT_RETRIES } from './transcript.ts'
-
-export const DEFAULT_ACCEPTS: readonly AgentOption[] = [
-  'system_prompt',
-  'model',
-  'provider',
-  'max_tokens',
-  'provider_params',
-]
 
 /** Throws a `TypeError` for an agent that could never be asked for, or never be built. */
 export function assertBuilder(name: unknown, buildAgent: unknown): void {
@@ -48,7 +40,7 @@ export function assertHostable(request: CreateSessionRequest): void {
 
 /** Refuses what an agent would have to ignore. */
 export function assertAccepted(builder: SessionAgentBuilder, request: Partial<Record<AgentOption, unknown>>): void {
-  const accepts = builder.accepts ?? DEFAULT_ACCEPTS
+  const accepts: readonly AgentOption[] = builder.accepts ?? DEFAULT_ACCEPTS
   for (const option of AGENT_OPTIONS) {
     const value = request[option]
     const isEmpty = value === undefined || (Array.isArray(value) && value.length === 0)

@@ -124,6 +124,9 @@ export interface TurnView {
   readonly error: SessionError | undefined
 }
 
+/** The optional members that an agent takes which does not say so itself. */
+export const DEFAULT_ACCEPTS = ['system_prompt', 'model', 'provider', 'max_tokens', 'provider_params'] as const
+
 export interface CreateSessionRequest {
   prompt?: string
   agent?: string
