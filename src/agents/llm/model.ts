@@ -19,13 +19,23 @@ export interface ModelRequest {
   /** The history for the model, a system message first if there is one; every tool use is answered. */
   readonly messages: readonly Message[]
   readonly tools: readonly ToolSpec[]
+  /** False: the tools are declared for the history alone. Default: true. */
+  readonly mayCall?: boolean
   readonly maxTokens?: number
   readonly temperature?: number
   /** For the provider as it is; no base URL, no header and no key can come from here. */
   readonly providerParams?: JsonObject
-  /** The answer must be JSON of this schema: said to providers that understand it. */
-  readonly outputSchema?: JsonObject
+  /** The answer must be JSON of this form: said to providers that understand it. */
+  readonly output?: OutputFormat
   readonly signal: AbortSignal
+}
+
+/** The form of an answer. */
+export interface OutputFormat {
+  readonly schema: JsonObject
+  readonly name: string
+  /** The provider is to hold the model to every word of the schema, which fits its strict mode. */
+  readonly strict: boolean
 }
 
 /** What a model is told of a tool. */

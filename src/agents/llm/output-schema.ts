@@ -1,7 +1,10 @@
-import { Ajv, type ValidateFunction } from 'ajv'
 import { InvalidParamsError } from '../../core/errors.ts'
-import { parseJson } from '../../core/json.ts'
+import { isObject } from '../tools/json.ts'
+import { compileSchema, mapSchema, type SchemaCheck, withoutNullable, withoutRootRef } from '../tools/json-schema.ts'
 import type { JsonObject } from '../tools/tool.ts'
+import { objectsIn, valueIn } from './json-in-text.ts'
+import type { OutputFormat } from './model.ts'
+import { fitsStrictMode } from './strict-mode.ts'
 
 export interface SchemaWarning {
   provider: string
@@ -11,73 +14,73 @@ export interface SchemaWarning {
 
 /** What may stand beside `schema` when the request wraps it. */
 const WRAPPER_KEYS = new Set(['schema', 'name', 'strict', 'compat', 'format'])
-/** Keywords that are held against an answer; others say something to the model alone. */
-const KNOWN_KEYWORDS = new Set(
-  (
-    '$schema $id $ref $defs $comment $anchor definitions title description default examples deprecated readOnly writeOnly ' +
-    'type enum const allOf anyOf oneOf not if then else properties required additionalProperties patternProperties ' +
-    'propertyNames minProperties maxProperties dependentRequired dependentSchemas items prefixItems additionalItems ' +
-    'contains minItems maxItems uniqueItems minLength maxLength pattern format minimum maximum exclusiveMinimum ' +
-    'exclusiveMaximum multipleOf'
-  ).split(' '),
-)
-const MAPS_OF_SCHEMAS = ['properties', 'patternProperties', '$defs', 'definitions', 'dependentSchemas']
-const LISTS_OF_SCHEMAS = ['allOf', 'anyOf', 'oneOf', 'prefixItems']
-const SCHEMAS = ['items', 'additionalProperties', 'propertyNames', 'contains', 'not', 'if', 'then', 'else']
 
 /** The schema that a session's answers are brought into. */
 export class OutputSchema {
-  readonly schema: JsonObject
-  readonly name: string
-  /** What of the schema is not enforced. */
+  /** What providers are told. */
+  readonly format: OutputFormat
+  /** What of the request is not enforced. */
   readonly warnings: readonly SchemaWarning[]
-  readonly #check: ValidateFunction
+  readonly #check: SchemaCheck
 
-  private constructor(schema: JsonObject, name: string, warnings: SchemaWarning[], check: ValidateFunction) {
-    this.schema = schema
-    this.name = name
+  private constructor(format: OutputFormat, warnings: readonly SchemaWarning[], check: SchemaCheck) {
+    this.format = format
     this.warnings = warnings
     this.#check = check
+  }
+
+  get schema(): JsonObject {
+    return this.format.schema
   }
 
   /** Takes a request's `output_schema`, wrapped or bare. Throws an `InvalidParamsError` for what is no such schema. */
   static from(given: JsonObject): OutputSchema {
     const wrapped = isWrapper(given)
-    const root = wrapped ? given.schema : given
     const at = wrapped ? '/output_schema/schema' : '/output_schema'
-    if (!isObject(root) || root.type !== 'object') throw new InvalidParamsError(at, 'must have "type": "object"')
+    const root = rootOf(wrapped ? given.schema : given)
+    if (root === undefined) throw new InvalidParamsError(at, 'must have "type": "object"')
     if (wrapped) assertWrapper(given)
-    const schema = filledIn(root) as JsonObject
-    const unknown = unknownKeywords(schema, '')
-    if (wrapped && given.compat === 'strict' && unknown[0] !== undefined) {
-      throw new InvalidParamsError(`${at}${unknown[0]}`, 'is a keyword that cannot be enforced')
+    const check = compile(root, at)
+    const { compat, strict, name } = wrapped ? given : {}
+    const warnings = check.ignored.map((one) => ({ provider: 'all', ...one }))
+    if (compat === 'strict' && warnings[0] !== undefined) {
+      throw new InvalidParamsError(`${at}${warnings[0].path}`, 'is a keyword that cannot be enforced')
     }
-    const warnings = unknown.map((path) => ({ provider: 'all', path, message: 'this keyword is not enforced' }))
-    return new OutputSchema(
-      schema,
-      wrapped && given.name ? String(given.name) : 'output',
-      warnings,
-      compile(schema, at),
-    )
+    const { $schema, ...schema } = mapSchema(root, filledIn)
+    // Where the provider cannot be strict, our own check is.
+    const isStrict = strict !== false && fitsStrictMode(schema)
+    const format = { schema, name: name ? String(name) : 'output', strict: isStrict }
+    return new OutputSchema(format, warnings, check)
   }
 
   /** The value in a model's answer, or what is wrong with it in words that help the model. */
   read(text: string): { value: unknown } | { fault: string } {
-    let value: unknown
-    try {
-      value = parseJson(withoutFence(text))
-    } catch (error) {
-      return { fault: `it is not JSON (${(error as Error).message})` }
+    const whole = valueIn(text)
+    const candidates = 'value' in whole ? [whole.value] : objectsIn(text)
+    let fault = 'value' in whole ? '' : `it is not JSON (${whole.fault})`
+    // The newest first: what comes before it is often an example.
+    for (const [i, value] of [...candidates].reverse().entries()) {
+      const wrong = this.#check.faultOf(value, 'the value')
+      if (wrong === undefined) return { value }
+      if (i === 0) fault = wrong
     }
-    if (this.#check(value)) return { value }
-    const faults = (this.#check.errors ?? []).slice(0, 5)
-    return { fault: faults.map(({ instancePath, message }) => `${instancePath || 'the value'} ${message}`).join('; ') }
+    return { fault }
   }
 }
 
-function compile(schema: JsonObject, at: string): ValidateFunction {
+/** The schema, where it is of type object, with what its root refers to in the root's place. */
+function rootOf(given: unknown): JsonObject | undefined {
+  if (!isObject(given)) return undefined
+  // An answer is never null.
+  const { nullable, ...plain } = withoutRootRef(given)
+  const { type } = plain
+  if (type !== 'object' && !(Array.isArray(type) && type.includes('object'))) return undefined
+  return withoutNullable({ ...plain, type: 'object' })
+}
+
+function compile(schema: JsonObject, at: string): SchemaCheck {
   try {
-    return new Ajv({ strict: false, allErrors: true, logger: false, validateFormats: false }).compile(schema)
+    return compileSchema(schema)
   } catch (error) {
     throw new InvalidParamsError(at, `is not a JSON Schema: ${(error as Error).message}`)
   }
@@ -98,46 +101,8 @@ function assertWrapper(wrapper: JsonObject): void {
 }
 
 /** Providers want `properties` and `required` on every object. */
-function filledIn(schema: unknown): unknown {
-  if (!isObject(schema)) return schema
-  const filled: JsonObject = { ...schema }
-  if (filled.type === 'object') {
-    filled.properties ??= {}
-    filled.required ??= []
-  }
-  for (const key of MAPS_OF_SCHEMAS) {
-    const map = filled[key]
-    if (isObject(map)) filled[key] = Object.fromEntries(Object.entries(map).map(([name, one]) => [name, filledIn(one)]))
-  }
-  for (const key of LISTS_OF_SCHEMAS) if (Array.isArray(filled[key])) filled[key] = filled[key].map(filledIn)
-  for (const key of SCHEMAS) if (isObject(filled[key])) filled[key] = filledIn(filled[key])
-  return filled
-}
-
-function unknownKeywords(schema: unknown, path: string): string[] {
-  if (!isObject(schema)) return []
-  const found = Object.keys(schema)
-    .filter((key) => !KNOWN_KEYWORDS.has(key))
-    .map((key) => `${path}/${key}`)
-  for (const key of MAPS_OF_SCHEMAS) {
-    const map = schema[key]
-    if (isObject(map)) {
-      for (const [name, one] of Object.entries(map)) found.push(...unknownKeywords(one, `${path}/${key}/${name}`))
-    }
-  }
-  for (const key of LISTS_OF_SCHEMAS) {
-    const list = schema[key]
-    if (Array.isArray(list)) found.push(...list.flatMap((one, i) => unknownKeywords(one, `${path}/${key}/${i}`)))
-  }
-  for (const key of SCHEMAS) found.push(...unknownKeywords(schema[key], `${path}/${key}`))
-  return found
-}
-
-/** Models like to put JSON into a code block. */
-function withoutFence(text: string): string {
-  return /^\s*```(?:json)?\s*\n([\s\S]*?)\n?\s*```\s*$/.exec(text)?.[1] ?? text
-}
-
-function isObject(value: unknown): value is JsonObject {
-  return typeof value === 'object' && value !== null && !Array.isArray(value)
+function filledIn(schema: JsonObject): JsonObject {
+  return schema.type === 'object'
+    ? { ...schema, properties: schema.properties ?? {}, required: schema.required ?? [] }
+    : schema
 }

@@ -44,6 +44,8 @@ interface Provider {
   key: string
   /** A model for one call, over a connection of its own. */
   open(name: string, wire: { fetch: typeof fetch }): SdkModel
+  /** The SDK would not declare tools that may not be called, and the provider would refuse a history with calls. */
+  needsTools?: boolean
   /** Sent with every call. */
   always?: ProviderOptions[string]
   sendsReasoning?: boolean
@@ -61,6 +63,7 @@ export function createModelProviders(settings: ModelSettings): ModelProviders {
       isReady: anthropic.apiKey !== '',
       key: 'anthropic',
       caches: promptCache,
+      needsTools: true,
       open: (name, { fetch }) => createAnthropic({ ...common(anthropic), fetch })(name),
     },
     openai: {
@@ -85,10 +88,18 @@ export function createModelProviders(settings: ModelSettings): ModelProviders {
       open: (name, { fetch }) => {
         const { apiKey, baseURL } = compatible
         const key = apiKey === '' ? {} : { apiKey }
-        return createOpenAICompatible({ name: 'compatible', baseURL, includeUsage: true, fetch, ...key })(name)
+        return createOpenAICompatible({
+          name: 'compatible',
+          baseURL,
+          includeUsage: true,
+          supportsStructuredOutputs: true,
+          fetch,
+          ...key,
+        })(name)
       },
     },
   }
+  const plainOnly = new Set<string>()
   return {
     standard: settings.standard === '' ? undefined : settings.standard,
     model(name) {
@@ -100,7 +111,7 @@ export function createModelProviders(settings: ModelSettings): ModelProviders {
         throw new InvalidParamsError('/model', `must be provider/name, one of ${known.join(', ')}`)
       }
       if (!provider.isReady) throw new ProviderError(`Models of ${id} are not set up here: set ${provider.needs}`)
-      return new SdkBackedModel(id, name.slice(slash + 1), provider, { silenceMs, secrets })
+      return new SdkBackedModel(id, name.slice(slash + 1), provider, { silenceMs, secrets, plainOnly })
     },
   }
 }
@@ -109,6 +120,15 @@ interface CallLimits {
   silenceMs: number
   /** Not to be repeated to anybody. */
   secrets: readonly string[]
+  /** Models that refused a form of the answer and answered without it. */
+  plainOnly: Set<string>
+}
+
+/** Some say so with a status that means something else elsewhere: a second try costs less than a list of their words. */
+function mayRefuseFormat(error: unknown, status = 0): boolean {
+  if ([400, 404, 405, 415, 422, 501].includes(status)) return true
+  const { responseBody = '' } = error as { responseBody?: string }
+  return status >= 500 && /response_?format|json_?schema|grammar|structured/i.test(responseBody)
 }
 
 class SdkBackedModel implements Model {
@@ -136,7 +156,7 @@ class SdkBackedModel implements Model {
     const wire = new ModelWire()
     try {
       const abortSignal = AbortSignal.any([request.signal, silence.signal, stop.signal])
-      const { stream } = await this.#provider.open(this.name, wire).doStream(this.#options(request, abortSignal))
+      const { stream } = await this.#open(request, wire, abortSignal)
       yield* answerOf(stream, {
         heard,
         isDone: () => wire.isDone,
@@ -154,20 +174,43 @@ class SdkBackedModel implements Model {
     }
   }
 
-  #options({ messages, tools, outputSchema, ...request }: ModelRequest, abortSignal: AbortSignal): CallOptions {
-    const { key, always, sendsReasoning = false, caches } = this.#provider
+  /** Asks for the answer's form in plain words alone where the endpoint refuses to be told of it otherwise. */
+  async #open({ output, ...request }: ModelRequest, wire: ModelWire, signal: AbortSignal) {
+    const sdk = this.#provider.open(this.name, wire)
+    const { plainOnly } = this.#limits
+    const name = `${this.provider}/${this.name}`
+    const plain = () => sdk.doStream(this.#options(request, signal))
+    if (output === undefined || plainOnly.has(name)) return await plain()
+    try {
+      return await sdk.doStream(this.#options({ ...request, output }, signal))
+    } catch (error) {
+      if (!mayRefuseFormat(error, wire.status)) throw error
+      const answer = await plain()
+      plainOnly.add(name)
+      return answer
+    }
+  }
+
+  #options(
+    { messages, tools, mayCall = true, output, ...request }: ModelRequest,
+    abortSignal: AbortSignal,
+  ): CallOptions {
+    const { key, always, needsTools = false, sendsReasoning = false, caches } = this.#provider
     const prompt = toPrompt(messages, { provider: key, sendsReasoning })
     // Marks of the request's own take the place of ours.
     const marks = caches && !['cacheControl', 'cache_control'].some((name) => name in (request.providerParams ?? {}))
+    const strict = output === undefined ? {} : { strictJsonSchema: output.strict }
+    const isTold = tools.length > 0
     const options = {
       prompt: marks ? withCacheMarks(prompt, requestTokens({ messages, tools })) : prompt,
       abortSignal,
       includeRawChunks: true,
-      providerOptions: { [key]: { ...request.providerParams, ...always } },
+      providerOptions: { [key]: { ...request.providerParams, ...strict, ...always } },
       ...(request.maxTokens === undefined ? {} : { maxOutputTokens: request.maxTokens }),
       ...(request.temperature === undefined ? {} : { temperature: request.temperature }),
-      ...(outputSchema === undefined ? {} : { responseFormat: { type: 'json', schema: outputSchema, name: 'output' } }),
-      ...(tools.length === 0 ? {} : { tools: tools.map((tool) => ({ type: 'function', ...tool })) }),
+      ...(output === undefined ? {} : { responseFormat: { type: 'json', schema: output.schema, name: output.name } }),
+      ...(isTold ? { tools: tools.map((tool) => ({ type: 'function', ...tool })) } : {}),
+      ...(isTold && !mayCall && !needsTools ? { toolChoice: { type: 'none' } } : {}),
     }
     // The same shapes, without the SDK's own JSON types.
     return options as unknown as CallOptions

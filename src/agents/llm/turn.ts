@@ -222,8 +222,10 @@ export class LlmTurn {
   /** Asks for the answer in the schema's form until it fits; question and answers stay in the transcript. */
   async *#extract(schema: OutputSchema, retries: number): Outputs<{ text: string; value: unknown }> {
     let question = `Give your answer as JSON that fits this JSON Schema, and nothing else:\n${JSON.stringify(schema.schema)}`
-    const request = { tools: [], temperature: 0, outputSchema: schema.schema }
-    const { maxTokens, providerParams } = this.#setup
+    const { maxTokens, temperature, providerParams } = this.#setup
+    const standard = { maxTokens, temperature, providerParams } as Adjustable
+    // Declared still: providers refuse a history with calls of tools that they are not told of.
+    const request = { ...standard, tools: await this.#tools(), mayCall: false, output: schema.format }
     for (let tries = 1; ; tries++) {
       yield* this.#budget.check()
       const message = { role: 'user' as const, content: question }
@@ -231,11 +233,9 @@ export class LlmTurn {
       yield { type: 'message_added', message }
       yield { type: 'turn_started' }
       this.#calls++
-      const standard = { maxTokens, providerParams } as Adjustable
-      const { blocks, stopReason, usage } = yield* this.#call(
-        { ...standard, ...request, messages: this.#shown() },
-        true,
-      )
+      const { blocks: given, stopReason, usage } = yield* this.#call({ ...request, messages: this.#shown() }, true)
+      // A call that nobody answers would make the history one that no provider takes.
+      const blocks = given.filter(({ block_type }) => block_type !== 'tool_use')
       const stop_reason = turnEnd(stopReason)
       yield { type: 'assistant_blocks', blocks }
       yield { type: 'turn_completed', stop_reason, usage: toUsage(usage) }
@@ -268,7 +268,10 @@ export class LlmTurn {
     }
     const messages = [...shownTo(transcript.slice(0, end)), { role: 'user' as const, content: SUMMARISE }]
     try {
-      const { blocks, usage } = yield* this.#call({ messages, tools: [], maxTokens: SUMMARY_MAX_TOKENS }, true)
+      const { blocks, usage } = yield* this.#call(
+        { messages, tools: await this.#tools(), mayCall: false, maxTokens: SUMMARY_MAX_TOKENS },
+        true,
+      )
       const summary = textOf(blocks)
       if (summary.trim() === '') throw new AgentError('The model summarised nothing')
       const content = `Summary of the conversation so far:\n${summary}`
