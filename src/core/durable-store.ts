@@ -23,6 +23,8 @@ export interface DurableStore {
    */
   commit(writes: readonly SessionWrite[]): Promise<readonly string[]>
   session(id: string): Promise<SessionRow | undefined>
+  /** The highest `seq` that was ever given under an id, whatever became of the session; 0 where there was none. */
+  highestSeq(id: string): Promise<number>
   /** Sessions that are not archived, in the order in which they were made. */
   sessions(query: SessionQuery): Promise<{ rows: SessionRow[]; total: number }>
   /**

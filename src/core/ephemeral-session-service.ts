@@ -218,8 +218,9 @@ export class EphemeralSessionService implements SessionService {
     return exportOf(rowOf(session), session.messages)
   }
 
-  async importSession(exported: ExportedSession): Promise<SessionView> {
-    return viewOf(rowOf(await importInto(this.#registry, this.#factory, exported)))
+  /** `lastSeq` is what a store knows of the id. */
+  async importSession(exported: ExportedSession, lastSeq?: number): Promise<SessionView> {
+    return viewOf(rowOf(await importInto(this.#registry, this.#factory, exported, lastSeq)))
   }
 
   async fork(sessionId: string, turn?: number): Promise<SessionView> {

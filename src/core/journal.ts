@@ -83,7 +83,8 @@ export class Journal {
    */
   openLog(sessionId: string, lastSeq: number): MemoryEventLog {
     const known = this.findLog(sessionId)
-    if (known !== undefined && known.lastSeq >= lastSeq) return known
+    // One that is over is not what a session of the same id goes on with.
+    if (known !== undefined && known.lastSeq >= lastSeq && !known.sealed) return known
     // Whoever reads it has to come again.
     known?.abandon()
     return this.newLog(sessionId, lastSeq)

@@ -41,7 +41,7 @@ export class MemoryEventLog implements EventLog {
   /** Chunks that were handed on and may not be seen yet. */
   #hidden = 0
   readonly #retention: Retention
-  readonly #backing: LogBacking | undefined
+  readonly #keep: LogBacking['keep'] | undefined
   readonly #chunks: Chunk[] = []
   readonly #pending = new FrameBuffer()
   #pendingFirst = 0
@@ -53,12 +53,12 @@ export class MemoryEventLog implements EventLog {
   #headOffset = 0
   #watchers: Set<() => void> | undefined
 
-  constructor(retention: Retention, backing?: LogBacking) {
+  /** Begins after `lastSeq`; without `keep`, what is appended may be seen at once. */
+  constructor(retention: Retention, { lastSeq = 0, keep }: Partial<LogBacking> = {}) {
     this.#retention = retention
-    this.#backing = backing
-    if (backing === undefined) return
-    this.lastSeq = backing.lastSeq
-    this.firstSeq = backing.lastSeq + 1
+    this.#keep = keep
+    this.lastSeq = lastSeq
+    this.firstSeq = lastSeq + 1
   }
 
   get sealed(): boolean {
@@ -179,12 +179,12 @@ export class MemoryEventLog implements EventLog {
     }
     const turnEnded = this.#pendingTerminal
     this.#pendingTerminal = false
-    if (this.#backing === undefined) {
+    if (this.#keep === undefined) {
       this.#show(chunk, turnEnded)
       return
     }
     this.#hidden++
-    this.#backing.keep(chunk, () => {
+    this.#keep(chunk, () => {
       this.#hidden--
       this.#show(chunk, turnEnded)
     })

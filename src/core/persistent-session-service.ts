@@ -100,7 +100,7 @@ export class PersistentSessionService implements SessionService {
     const followers = new Followers(store, journal, ownership)
     const engine = new EphemeralSessionService({
       ...options,
-      store: { openLog: (id) => journal.newLog(id) },
+      store: { openLog: (id, lastSeq) => journal.newLog(id, lastSeq) },
       journal,
       ...(cluster === undefined ? {} : { commsOf: ({ id }) => this.#comms.of(id) }),
     })
@@ -279,7 +279,10 @@ export class PersistentSessionService implements SessionService {
     this.#assertAvailable()
     const id = exported.id.toLowerCase()
     const name = exported.metadata.session_metadata?.comms_name
-    const make = async () => ({ sessionId: id, view: await this.#engine.importSession(exported) })
+    const make = async () => {
+      const lastSeq = await this.#store.highestSeq(id)
+      return { sessionId: id, view: await this.#engine.importSession(exported, lastSeq) }
+    }
     const { view } = await this.#new.make(make, async () => {
       await this.#new.refuseTakenId(id)
       await this.#new.refuseTakenName(name, '/metadata/session_metadata/comms_name')

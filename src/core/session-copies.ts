@@ -7,11 +7,15 @@ import { type ExportedSession, transcriptFault } from './transcript.ts'
 import type { TurnRecord } from './turn-record.ts'
 import { isExact } from './usage.ts'
 
-/** Makes a session of an exported one. Rejects for a transcript that no agent could go on with. */
+/**
+ * Makes a session of an exported one, whose events begin after `lastSeq`: a cursor from before must not go on in another
+ * history. Rejects for a transcript that no agent could go on with.
+ */
 export async function importInto(
   registry: SessionRegistry,
   factory: SessionFactory,
   exported: ExportedSession,
+  lastSeq = registry.lastSeqOf(exported.id.toLowerCase()),
 ): Promise<SessionTask> {
   const id = exported.id.toLowerCase()
   const fault = transcriptFault(exported.messages)
@@ -24,7 +28,7 @@ export async function importInto(
   const createdAt = msOf('/created_at', created_at)
   const updatedAt = msOf('/updated_at', updated_at)
   try {
-    return await factory.make(metadata.session_metadata ?? {}, { id, messages, usage, createdAt, updatedAt })
+    return await factory.make(metadata.session_metadata ?? {}, { id, messages, usage, createdAt, updatedAt, lastSeq })
   } catch (error) {
     throw error instanceof InvalidParamsError ? error.below('/metadata/session_metadata') : error
   }

@@ -28,6 +28,8 @@ export interface SessionOrigin {
   usage?: Usage
   createdAt?: number
   updatedAt?: number
+  /** The last `seq` that was given under its id; by default 0. */
+  lastSeq?: number
 }
 
 interface Surroundings {
@@ -72,7 +74,7 @@ export class SessionFactory {
     const { id = uuidv7(), usage = NO_USAGE, createdAt = Date.now(), updatedAt = createdAt } = origin
     const messages = withSystemPrompt(origin.messages ?? [], request.system_prompt)
     const metadata = toMetadata(builder, request)
-    const log = options.store.openLog(id)
+    const log = options.store.openLog(id, origin.lastSeq)
     const session = new SessionTask({ id, createdAt, updatedAt, metadata, messages, usage }, log, host, permit)
     let agent: SessionAgent | undefined
     try {

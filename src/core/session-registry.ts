@@ -6,6 +6,10 @@ import type { SessionTask } from './session-task.ts'
 const ARCHIVED_MAX = 256
 const ARCHIVED_BYTES = 64 * 1024 * 1024
 const ARCHIVED_MS = 10 * 60_000
+/** Of so many sessions that are gone the last `seq` is known one by one. */
+const LAST_SEQS = 100_000
+/** More events than a turn has that is still running. */
+const DRAINING_EVENTS = 2 ** 32
 
 /**
  * Every session, found by id and listed in the order of creation. Looking up, adding, removing and an unfiltered page
@@ -27,6 +31,20 @@ export class SessionRegistry {
     sizeCalculation: (session) => session.log.bytes + 1,
   })
 
+  /** By id, of sessions that are over: `seq` goes on where the id comes back. */
+  readonly #lastSeqs: LRUCache<string, number>
+  /** The highest of those that are not known one by one. */
+  #lastSeqOfOthers = 0
+
+  constructor(maxLastSeqs = LAST_SEQS) {
+    this.#lastSeqs = new LRUCache({
+      max: maxLastSeqs,
+      dispose: (lastSeq, _, reason) => {
+        if (reason === 'evict') this.#lastSeqOfOthers = Math.max(this.#lastSeqOfOthers, lastSeq)
+      },
+    })
+  }
+
   get size(): number {
     return this.#live.size
   }
@@ -44,6 +62,15 @@ export class SessionRegistry {
       if (session.id === id && session.ordinal > (newest?.ordinal ?? -1)) newest = session
     }
     return newest
+  }
+
+  /** After which event one begins that comes under an id that is not live: none before it was ever the id's. */
+  lastSeqOf(id: string): number {
+    let last = this.#lastSeqs.get(id) ?? this.#lastSeqOfOthers
+    for (const session of this.#draining) {
+      if (session.id === id) last = Math.max(last, session.log.lastSeq + DRAINING_EVENTS)
+    }
+    return last
   }
 
   named(): SessionTask[] {
@@ -87,6 +114,9 @@ export class SessionRegistry {
   }
 
   retire(session: SessionTask): void {
+    const { id, log } = session
+    const known = this.#lastSeqs.get(id) ?? 0
+    if (log.lastSeq > known) this.#lastSeqs.set(id, log.lastSeq)
     if (!this.#draining.delete(session) || this.#live.has(session.id)) return
     if ((this.#archived.get(session.id)?.ordinal ?? -1) < session.ordinal) this.#archived.set(session.id, session)
   }

@@ -44,7 +44,6 @@ export function isExact({ input_tokens, output_tokens }: TokenCounts): boolean {
 }
 
 export function addUsage(a: Usage, b: Usage): Usage {
-  if (a.total_tokens === 0 && a.cache_read_tokens === undefined && a.cache_creation_tokens === undefined) return b
   const sum: TokenCounts = {
     input_tokens: a.input_tokens + b.input_tokens,
     output_tokens: a.output_tokens + b.output_tokens,

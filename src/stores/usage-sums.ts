@@ -1,5 +1,5 @@
 import type { SpentRow } from '../core/durable-store.ts'
-import { type TokenCounts, toUsage } from '../core/usage.ts'
+import type { Usage } from '../core/usage.ts'
 import type { UsageSum } from '../core/usage-counts.ts'
 
 /** In minutes. What turns came to is summed up over each of them, so that a long time is read from few rows. */
@@ -66,12 +66,13 @@ export function usageValuesOf({
 type UsageColumn = (typeof USAGE_COLUMNS)[number]
 
 export function toUsageSum(row: Record<string, unknown>): UsageSum {
-  const counts: TokenCounts = { input_tokens: Number(row.input_tokens), output_tokens: Number(row.output_tokens) }
-  for (const name of CACHE_COUNTS) if (row[name] !== null) counts[name] = Number(row[name])
+  const [input_tokens, output_tokens] = [Number(row.input_tokens), Number(row.output_tokens)]
+  const tokens: Usage = { input_tokens, output_tokens, total_tokens: input_tokens + output_tokens }
+  for (const name of CACHE_COUNTS) if (row[name] !== null) tokens[name] = Number(row[name])
   return {
     keys: JSON.parse(String(row.keys)),
     turns: Number(row.turns),
-    tokens: toUsage(counts),
+    tokens,
     tool_calls: Number(row.tool_calls),
     model_calls: Number(row.model_calls),
     duration_ms: Number(row.duration_ms),

@@ -112,9 +112,12 @@ class ExportReader {
     this.#draft = { row, isSkipped, turns: [], messages: [], chunks: [], interactions: [] }
   }
 
-  async #reasonToSkip({ id, isArchived, metadata: { comms_name: name } }: SessionRow): Promise<string | undefined> {
+  async #reasonToSkip({ id, isArchived, lastSeq, metadata }: SessionRow): Promise<string | undefined> {
     const there = await this.#store.session(id)
     if (there?.isArchived === false) return 'it is already there'
+    const seen = await this.#store.highestSeq(id)
+    if (seen > lastSeq) return `it had ${seen} events there, and has ${lastSeq} in the export`
+    const { comms_name: name } = metadata
     const namesake = isArchived || name === undefined ? undefined : await this.#store.named(name)
     return namesake === undefined ? undefined : `its name "${name}" is that of ${namesake.id}`
   }

@@ -253,6 +253,31 @@ export function durableStoreConformance(name: string, { newUrl, run }: DurablePl
       expect([ids(rows), total]).toEqual([[other, id], 2])
     })
 
+    test('knows the highest seq that an id ever had, whatever became of its session', async () => {
+      const store = await opened()
+      const id = randomUUID()
+      expect(await store.highestSeq(id)).toBe(0)
+      await store.commit([sessionWrite({ id, lastSeq: 5, isArchived: true, updatedAt: 5 })])
+      expect(await store.highestSeq(id)).toBe(5)
+      await store.sweep({ ...SWEEP_NOTHING, archived: 10 })
+      expect([await store.session(id), await store.highestSeq(id)]).toEqual([undefined, 5])
+      await store.commit([sessionWrite({ id, lastSeq: 7, isArchived: true })])
+      await store.commit([sessionWrite({ id, lastSeq: 3 })])
+      expect(await store.highestSeq(id)).toBe(7)
+    })
+
+    test('keeps as many events of a session that begins late as of any other', async () => {
+      const store = await opened()
+      const id = randomUUID()
+      const given = { retain: { events: 10, bytes: 1_000 } }
+      await store.commit([sessionWrite({ id, lastSeq: 1_000 }, given)])
+      for (const first of [1_001, 1_004, 1_007]) {
+        const write = { ...given, isNew: false, chunks: [chunk(first, first + 2, 30)] }
+        await store.commit([sessionWrite({ id, lastSeq: first + 2 }, write)])
+      }
+      expect(firsts(await store.chunks(id, EVERYTHING))).toEqual([1_007, 1_004, 1_001])
+    })
+
     test('takes a commit again whose answer was lost', async () => {
       const store = await opened()
       const [id, young] = [randomUUID(), randomUUID()]

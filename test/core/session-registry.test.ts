@@ -51,6 +51,15 @@ function ids(registry: SessionRegistry, query: Parameters<SessionRegistry['list'
   return registry.list(query).sessions.map(({ id }) => id)
 }
 
+/** One that is over, with so many events. */
+function retired(registry: SessionRegistry, id: string, events: number): void {
+  const one = session(id)
+  registry.add(one)
+  for (let i = 0; i < events; i++) one.log.append({ type: 'text_delta', delta: 'x' }, 1)
+  registry.archive(one)
+  registry.retire(one)
+}
+
 function registryOf(...sessions: SessionTask[]): SessionRegistry {
   const registry = new SessionRegistry()
   for (const session of sessions) registry.add(session)
@@ -60,6 +69,35 @@ function registryOf(...sessions: SessionTask[]): SessionRegistry {
 function letters(count: number): SessionTask[] {
   return Array.from({ length: count }, (_, at) => session(String.fromCharCode(97 + at)))
 }
+
+describe('the last seq of an id', () => {
+  test('is that of the session that had most events under it, once that is over', () => {
+    const registry = new SessionRegistry()
+    expect(registry.lastSeqOf('a')).toBe(0)
+    retired(registry, 'a', 3)
+    retired(registry, 'a', 2)
+    expect([registry.lastSeqOf('a'), registry.lastSeqOf('b')]).toEqual([3, 0])
+  })
+
+  test('of one that still drains leaves room for all that it may say', () => {
+    const draining = session('a')
+    const registry = registryOf(draining)
+    registry.archive(draining)
+    const last = registry.lastSeqOf('a')
+    for (let i = 0; i < 1_000; i++) draining.log.append({ type: 'text_delta', delta: 'x' }, 1)
+    expect(last).toBeGreaterThan(draining.log.lastSeq)
+  })
+
+  test('is never less than it was, however many sessions came since', () => {
+    const registry = new SessionRegistry(2)
+    retired(registry, 'first', 5)
+    for (const id of ['b', 'c', 'd']) retired(registry, id, 1)
+    expect(registry.lastSeqOf('first')).toBe(5)
+    expect(registry.lastSeqOf('d')).toBe(1)
+    // It cannot be told from the first any more.
+    expect(registry.lastSeqOf('new')).toBe(5)
+  })
+})
 
 describe('the list of sessions', () => {
   test('stays in order when one of them is archived [R17]', () => {

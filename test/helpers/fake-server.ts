@@ -29,7 +29,7 @@ export function useParts(store: FakeStore, { agents, retention, observer = {}, m
   const journal = new Journal(store, kept, ownership, (error) => faults.push(error))
   const followers = new Followers(store, journal, ownership)
   const engine = new EphemeralSessionService({
-    store: { openLog: (id) => journal.newLog(id) },
+    store: { openLog: (id, lastSeq) => journal.newLog(id, lastSeq) },
     journal,
     agents,
     defaultAgent: agents[0]?.name ?? '',

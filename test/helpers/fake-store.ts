@@ -124,6 +124,10 @@ export class FakeStore implements DurableStore {
     this.kept.set(row.id, { ...known, row })
   }
 
+  async highestSeq(id: string): Promise<number> {
+    return this.kept.get(id)?.row.lastSeq ?? 0
+  }
+
   /** What another server writes. */
   say(id: string, events: readonly NewEvent[], more: Partial<SessionRow> = {}): void {
     const { row } = this.#of(id)

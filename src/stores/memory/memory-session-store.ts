@@ -10,7 +10,7 @@ export class MemorySessionStore implements SessionStore {
     this.#retention = retention
   }
 
-  openLog(_sessionId: string): EventLog {
-    return new MemoryEventLog(this.#retention)
+  openLog(_sessionId: string, lastSeq = 0): EventLog {
+    return new MemoryEventLog(this.#retention, { lastSeq })
   }
 }

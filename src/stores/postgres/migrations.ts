@@ -230,4 +230,11 @@ export const migrations: readonly { readonly name: string; readonly sql: string 
       end $$;
     `,
   },
+  {
+    name: '2026-12-01-tombstones',
+    sql: `
+      -- Of sessions that are gone, so that no seq is given twice under an id.
+      create table tombstone (id text primary key, last_seq bigint not null);
+    `,
+  },
 ]

@@ -87,6 +87,11 @@ export class PostgresStore implements DurableStore {
     return { rows, total: Number(counted?.total) }
   }
 
+  async highestSeq(id: string): Promise<number> {
+    const sql = 'select last_seq from session where id = $1 union all select last_seq from tombstone where id = $1'
+    return Math.max(0, ...(await this.#read(sql, [id])).map(({ last_seq }) => Number(last_seq)))
+  }
+
   async allSessions(after: number, limit: number): Promise<{ rows: SessionRow[]; last: number }> {
     const sql = 'select * from session where ordinal > $1 order by ordinal limit $2'
     const rows = await this.#read(sql, [after, limit])

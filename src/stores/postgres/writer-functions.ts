@@ -90,6 +90,8 @@ const NOTICE_IDS = 150
 export const writerFunctions = `
   create function pg_temp.remove_sessions(p_id text[]) returns void language plpgsql as $$
   begin
+    insert into tombstone select id, last_seq from session where id = any (p_id) and last_seq > 0
+      on conflict (id) do update set last_seq = greatest(tombstone.last_seq, excluded.last_seq);
     delete from label where ordinal in (select ordinal from session where id = any (p_id));
     delete from turn where session = any (p_id);
     delete from message where session = any (p_id);
@@ -152,12 +154,12 @@ export const writerFunctions = `
     -- A name that somebody else has taken meanwhile refuses the whole session.
     with inserted as (
       insert into session (id, is_active, created_at, updated_at, archived_at, name, metadata, usage, ran_ms, tool_calls,
-        message_count, turn_count, last_seq, last_text, epoch, retained_bytes, maker, owner)
+        message_count, turn_count, last_seq, last_text, epoch, retained_bytes, maker, owner, first_seq)
       select w.id, w.is_active = 1, r.created_at, r.updated_at, r.archived_at, r.name, r.metadata, r.usage, r.ran_ms,
         r.tool_calls, r.message_count, r.turn_count, w.last_seq, r.last_text, w.epoch, w.chunk_bytes, p_node,
-        case when w.is_active = 1 then p_node end
-      from ${group('id', 'is_new', 'epoch', 'is_active', 'last_seq', 'chunk_bytes')}
-        as w (id, is_new, epoch, is_active, last_seq, chunk_bytes, n)
+        case when w.is_active = 1 then p_node end, coalesce(w.first_chunk, w.last_seq + 1)
+      from ${group('id', 'is_new', 'epoch', 'is_active', 'last_seq', 'first_chunk', 'chunk_bytes')}
+        as w (id, is_new, epoch, is_active, last_seq, first_chunk, chunk_bytes, n)
       join ${group('row_id', 'created_at', 'updated_at', 'archived_at', 'name', 'metadata', 'usage', 'ran_ms', 'tool_calls', 'message_count', 'turn_count', 'last_text')}
         as r (id, created_at, updated_at, archived_at, name, metadata, usage, ran_ms, tool_calls, message_count, turn_count,
           last_text, n) on r.id = w.id

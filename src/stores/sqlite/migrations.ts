@@ -141,4 +141,11 @@ export const migrations: readonly { readonly name: string; readonly sql: string 
       insert into usage_state select unixepoch() / 60 + exists (select 1 from session), 1;
     `,
   },
+  {
+    name: '2026-12-01-tombstones',
+    sql: `
+      -- Of sessions that are gone, so that no seq is given twice under an id.
+      create table tombstone (id text primary key, last_seq integer not null) strict, without rowid;
+    `,
+  },
 ]

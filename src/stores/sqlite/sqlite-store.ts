@@ -101,6 +101,13 @@ export class SqliteStore implements DurableStore {
     })
   }
 
+  async highestSeq(id: string): Promise<number> {
+    return this.#db.guarded(() => {
+      const sql = 'select last_seq from session where id = ?1 union all select last_seq from tombstone where id = ?1'
+      return Math.max(0, ...this.#db.all(sql, id).map(({ last_seq }) => Number(last_seq)))
+    })
+  }
+
   async allSessions(after: number, limit: number): Promise<{ rows: SessionRow[]; last: number }> {
     return this.#db.guarded(() => {
       const rows = this.#db.all('select * from session where ordinal > ? order by ordinal limit ?', after, limit)
@@ -205,7 +212,7 @@ export class SqliteStore implements DurableStore {
     const { comms_name: name } = metadata
     if (isNew && !isArchived && name !== undefined && (this.#named(name)?.id ?? id) !== id) return false
     if (isNew) this.#remove(id)
-    if (isNew) this.#insert(row)
+    if (isNew) this.#insert(row, chunks[0]?.first ?? row.lastSeq + 1)
     this.#update(write, this.#addChunks(id, chunks))
     for (const turn of turns) {
       this.#db.run(
@@ -241,10 +248,11 @@ export class SqliteStore implements DurableStore {
     return true
   }
 
-  #insert(row: SessionRow): void {
+  #insert(row: SessionRow, firstSeq: number): void {
     const { ordinal } = this.#db.get(
       `insert into session (id, is_active, is_archived, created_at, updated_at, name, metadata, usage, ran_ms, tool_calls,
-        message_count, turn_count, last_seq, last_text) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) returning ordinal`,
+        message_count, turn_count, last_seq, last_text, first_seq)
+        values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) returning ordinal`,
       row.id,
       row.isActive ? 1 : 0,
       row.isArchived ? 1 : 0,
@@ -253,6 +261,7 @@ export class SqliteStore implements DurableStore {
       encoded(row.metadata.comms_name),
       JSON.stringify(row.metadata),
       ...countsOf(row),
+      firstSeq,
     ) as Row
     for (const [key, value] of Object.entries(row.metadata.labels ?? {})) {
       this.#db.run('insert into label values (?, ?, ?)', encoded(key), encoded(value), ordinal)
@@ -329,6 +338,11 @@ export class SqliteStore implements DurableStore {
   #remove(id: string): void {
     const row = this.#db.get('select ordinal from session where id = ?', id)
     if (row === undefined) return
+    this.#db.run(
+      `insert into tombstone select id, last_seq from session where id = ? and last_seq > 0
+        on conflict (id) do update set last_seq = max(last_seq, excluded.last_seq)`,
+      id,
+    )
     this.#db.run('delete from label where ordinal = ?', row.ordinal)
     for (const table of ['turn', 'message', 'chunk', 'interaction', 'key']) {
       this.#db.run(`delete from ${table} where session = ?`, id)
