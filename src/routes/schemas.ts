@@ -67,6 +67,16 @@ export const HostMode = Type.Optional(
   }),
 )
 
+/** Of a turn in a list the text may be missing. */
+const TurnResult = Type.Object(
+  { ...RunResultSchema.properties, text: Type.Optional(RunResultSchema.properties.text) },
+  {
+    $id: 'TurnResult',
+    additionalProperties: false,
+    description: 'What a turn came to; `text` is there unless truncated',
+  },
+)
+
 /** Wire form of a turn. */
 export const Turn = Type.Object(
   {
@@ -77,32 +87,20 @@ export const Turn = Type.Object(
     created_at: time('When it was asked for'),
     started_at: Type.Optional(time('When it began to run')),
     ended_at: Type.Optional(time('When it was over')),
-    result: Type.Optional(Type.Ref('RunResult')),
+    result: Type.Optional(Type.Ref('TurnResult')),
+    truncated: Type.Optional(
+      Type.Literal(true, {
+        description: 'In a list: the text of the result, over 4 KiB, is left out; readTurn has it',
+      }),
+    ),
     error: Type.Optional(Type.Ref('Problem')),
   },
   { $id: 'Turn', additionalProperties: false, description: 'One run of the agent' },
 )
 export type Turn = Omit<Static<typeof Turn>, 'result' | 'error'> & {
-  result?: RunResult
+  result?: Omit<RunResult, 'text'> & { text?: string }
   error?: object
 }
-
-const ListedRunResult = Type.Object(
-  { ...RunResultSchema.properties, text: Type.Optional(RunResultSchema.properties.text) },
-  { $id: 'ListedRunResult', additionalProperties: false, description: 'What a turn came to, in a list' },
-)
-/** A turn in a list. */
-const ListedTurn = Type.Object(
-  {
-    ...Turn.properties,
-    result: Type.Optional(Type.Ref('ListedRunResult')),
-    truncated: Type.Optional(
-      Type.Literal(true, { description: '`text` of the result, of more than 4 KiB, is left out: readTurn has it' }),
-    ),
-  },
-  { $id: 'ListedTurn', additionalProperties: false, description: 'One run of the agent, in a list' },
-)
-type ListedTurn = Omit<Turn, 'result'> & { result?: Omit<RunResult, 'text'> & { text?: string }; truncated?: true }
 
 export const header = (title: string, description: string) => Type.String({ title, description })
 /** Headers of answers, by what they are called in the OpenAPI document. */
@@ -159,10 +157,10 @@ export function toTurn(view: TurnView, problemOf: (error: Error) => object): Tur
 }
 
 /** Without a long text: a list of turns is not their transcript. */
-export function toListedTurn(view: TurnView, problemOf: (error: Error) => object): ListedTurn {
+export function toListedTurn(view: TurnView, problemOf: (error: Error) => object): Turn {
   const turn = toTurn(view, problemOf)
-  if (turn.result === undefined || isListed(turn.result.text)) return turn
-  const { text, ...result } = turn.result
+  if (turn.result === undefined || isListed(turn.result.text ?? '')) return turn
+  const { text: _, ...result } = turn.result
   return { ...turn, result, truncated: true }
 }
 
@@ -181,8 +179,7 @@ export function addSharedSchemas(app: FastifyInstance): void {
     SessionMetadata,
     ExportedSession,
     Turn,
-    ListedRunResult,
-    ListedTurn,
+    TurnResult,
     ...eventSchemas,
     AgentEvent,
   ]

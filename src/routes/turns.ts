@@ -126,7 +126,7 @@ export const turnRoutes: FastifyPluginAsyncTypebox = async (app) => {
         params: SessionParams,
         querystring: PageQuery,
         response: {
-          200: pageOf('TurnPage', 'turns', Type.Ref('ListedTurn'), 'A page of turns'),
+          200: pageOf('TurnPage', 'turns', Type.Ref('Turn'), 'A page of turns'),
         },
       },
       config: { problems: ['SESSION_NOT_FOUND'] },
