@@ -1,4 +1,5 @@
-import { expect, onTestFinished, test } from 'vitest'
+import { expect, onTestFinished, test, vi } from 'vitest'
+import { LEASE_MS } from '../../src/core/cluster.ts'
 import type { DurableStore } from '../../src/core/durable-store.ts'
 import { StoreUnavailableError } from '../../src/core/errors.ts'
 import { openDurableStore } from '../../src/stores/index.ts'
@@ -13,6 +14,13 @@ import { type Node, startNode } from './stores.ts'
 /** Methods that fail, of stores opened with the scheme `cut:`. */
 let failing: (method: string) => boolean = () => false
 
+/** How often nodes that can be cut off have tried to renew their leases. */
+let beats = 0
+const twoBeats = () => {
+  const after = beats + 2
+  return until('it has tried twice to renew its lease', () => beats >= after)
+}
+
 function cuttable<T extends object>(target: T): T {
   return new Proxy(target, {
     get(_, name: keyof T & string) {
@@ -20,6 +28,7 @@ function cuttable<T extends object>(target: T): T {
       if (name === 'cluster') return cuttable(value as object)
       if (typeof value !== 'function') return value
       return async (...args: unknown[]) => {
+        if (name === 'beat') beats++
         if (failing(name) && name !== 'close') throw new StoreUnavailableError(new Error('cut off'))
         return value.apply(target, args)
       }
@@ -90,8 +99,7 @@ test('a server that is cut off while others are there gives up its turns, and le
   expect((await last).status).toBe(202)
   await cut.api.delete(`/sessions/${archived}`)
   const reader = await open(whole, `/sessions/${running}/events?after=0`)
-  // For longer than it takes until they have looked at one another once.
-  await new Promise((resolve) => setTimeout(resolve, 1_500))
+  await twoBeats()
 
   failing = () => true
   await until('the agent is told', () => run.signal.aborted)
@@ -126,8 +134,11 @@ test('a server that is alone goes on with its turns, however long it is cut off'
   await stream.upTo('text_delta')
   failing = () => true
   await until('requests are refused', async () => !(await isReady(node)))
-  // Longer than a lease.
-  await new Promise((resolve) => setTimeout(resolve, 5_500))
+  // Longer than a lease, by its own clock.
+  const now = performance.now.bind(performance)
+  const clock = vi.spyOn(performance, 'now').mockImplementation(() => now() + 2 * LEASE_MS)
+  onTestFinished(() => clock.mockRestore())
+  await twoBeats()
   await run.say(' two')
   run.finish()
   failing = () => false
