@@ -27,7 +27,7 @@ const RUNTIME = [
 /** What a client sees does not depend on the store. */
 const ROUTES = [
   'test/routes/{approvals,busy,closing,comms,host-mode,idempotency,interactions,interrupt,prefer,resume}.test.ts',
-  'test/routes/{sessions,storm,streams,transcripts,turns,usage}.test.ts',
+  'test/routes/{sessions,stopping,storm,streams,transcripts,turns,usage}.test.ts',
 ]
 /** What a database does when it is frozen or cut off takes long to be seen. */
 const FROZEN = isFull ? [] : ['test/stores/postgres.test.ts']

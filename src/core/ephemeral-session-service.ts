@@ -8,10 +8,7 @@ import {
   InboxClosedError,
   InteractionNotFoundError,
   InvalidParamsError,
-  PersistenceDisabledError,
-  SessionNotFoundError,
   ShuttingDownError,
-  TurnNotFoundError,
 } from './errors.ts'
 import { type EventStream, eventsOf, type SessionStreamOptions, type TurnStreamOptions } from './event-stream.ts'
 import type { AgentEvent } from './events.ts'
@@ -24,6 +21,7 @@ import type { EphemeralSessionServiceOptions } from './service-options.ts'
 import { peersOf, sendFrom } from './session-comms.ts'
 import { forkOf, importInto } from './session-copies.ts'
 import { SessionFactory } from './session-factory.ts'
+import { SessionFinder, turnOf } from './session-finder.ts'
 import type { SessionHost } from './session-host.ts'
 import { SessionRegistry } from './session-registry.ts'
 import { assertCursor, assertHostable, assertName } from './session-requests.ts'
@@ -33,6 +31,7 @@ import type {
   InjectOptions,
   InjectRequest,
   InteractionHandle,
+  InterruptTarget,
   Page,
   ServiceStats,
   SessionQuery,
@@ -48,7 +47,6 @@ import { readableOf, streamAll, streamPart } from './session-streams.ts'
 import type { SessionTask } from './session-task.ts'
 import { exportOf, listedBytesOf, summaryOf, viewOf } from './session-views.ts'
 import type { ExportedSession, Message } from './transcript.ts'
-import type { TurnRecord } from './turn-record.ts'
 import type { UsageQuery, UsageReport } from './usage.ts'
 import { UsageLedger } from './usage-ledger.ts'
 
@@ -65,6 +63,7 @@ export class EphemeralSessionService implements SessionService {
   readonly available = true
   readonly #agents: AgentCatalog
   readonly #registry = new SessionRegistry()
+  readonly #find = new SessionFinder(this.#registry)
   readonly #factory: SessionFactory
   readonly #activeTurns: Semaphore
   readonly #keys = new IdempotencyKeys()
@@ -136,18 +135,18 @@ export class EphemeralSessionService implements SessionService {
   }
 
   async turnEnded(sessionId: string, turn: number, signal?: AbortSignal): Promise<TurnView> {
-    const record = this.#turn(this.#readable(sessionId), turn)
+    const record = turnOf(this.#find.readable(sessionId), turn)
     await record.ended(signal)
     return record
   }
 
-  interrupt(sessionId: string, turn?: number): { turn: number } {
-    return this.#live(sessionId).interrupt(turn)
+  interrupt(sessionId: string, turn?: InterruptTarget): { turn: number } {
+    return this.#find.unfinished(sessionId).interrupt(turn)
   }
 
   approve(sessionId: string, turn: number, callId: string, approval: Approval): void {
-    const session = this.#live(sessionId)
-    this.#turn(session, turn)
+    const session = this.#find.unfinished(sessionId)
+    turnOf(session, turn)
     if (!session.approve(turn, callId, approval)) throw new ApprovalNotFoundError(sessionId, turn, callId)
   }
 
@@ -168,7 +167,7 @@ export class EphemeralSessionService implements SessionService {
   }
 
   streamInteraction(sessionId: string, interactionId: string, { after }: TurnStreamOptions = {}) {
-    const session = this.#readable(sessionId)
+    const session = this.#find.readable(sessionId)
     const interaction = session.inbox?.find(interactionId)
     if (interaction === undefined) throw new InteractionNotFoundError(session.id, interactionId)
     assertCursor(session.log, after)
@@ -176,7 +175,7 @@ export class EphemeralSessionService implements SessionService {
   }
 
   peers(sessionId: string): Peer[] {
-    return peersOf(this.#registry.named(), this.#live(sessionId).id)
+    return peersOf(this.#registry.named(), this.#find.live(sessionId).id)
   }
 
   send(sessionId: string, command: CommsCommand): CommsReceipt {
@@ -184,7 +183,7 @@ export class EphemeralSessionService implements SessionService {
   }
 
   read(sessionId: string): SessionView {
-    return viewOf(rowOf(this.#readable(sessionId)))
+    return viewOf(rowOf(this.#find.readable(sessionId)))
   }
 
   list(query: SessionQuery): { sessions: SessionSummary[]; total: number } {
@@ -193,28 +192,32 @@ export class EphemeralSessionService implements SessionService {
   }
 
   archive(sessionId: string, mode: 'drain' | 'cancel' = 'drain'): void {
-    const session = this.#live(sessionId)
+    const session = mode === 'cancel' ? this.#find.unfinished(sessionId) : this.#find.live(sessionId)
+    if (session.isArchived) {
+      session.cancel()
+      return
+    }
     this.#registry.archive(session)
     if (session.keys !== undefined) this.#keys.forget(session.keys)
     session.shutdown(mode === 'cancel')
   }
 
   turns(sessionId: string, page: Page): { turns: TurnView[]; total: number } {
-    const { turns } = this.#readable(sessionId)
+    const { turns } = this.#find.readable(sessionId)
     return { turns: sliceOf(turns, page, listedBytesOf), total: turns.length }
   }
 
   turn(sessionId: string, turn: number): TurnView {
-    return this.#turn(this.#readable(sessionId), turn)
+    return turnOf(this.#find.readable(sessionId), turn)
   }
 
   messages(sessionId: string, page: Page): { messages: Message[]; total: number } {
-    const { messages } = this.#withHistory(sessionId)
+    const { messages } = this.#find.withHistory(sessionId)
     return { messages: sliceOf(messages, page), total: messages.length }
   }
 
   exportSession(sessionId: string): ExportedSession {
-    const session = this.#withHistory(sessionId)
+    const session = this.#find.withHistory(sessionId)
     return exportOf(rowOf(session), session.messages)
   }
 
@@ -224,20 +227,20 @@ export class EphemeralSessionService implements SessionService {
   }
 
   async fork(sessionId: string, turn?: number): Promise<SessionView> {
-    const source = this.#live(sessionId)
-    const record = turn === undefined ? undefined : this.#turn(source, turn)
+    const source = this.#find.live(sessionId)
+    const record = turn === undefined ? undefined : turnOf(source, turn)
     return viewOf(rowOf(await forkOf(this.#factory, source, record)))
   }
 
   streamTurn(sessionId: string, turn: number, { after }: TurnStreamOptions = {}): EventStream | undefined {
-    const session = this.#readable(sessionId)
-    const record = this.#turn(session, turn)
+    const session = this.#find.readable(sessionId)
+    const record = turnOf(session, turn)
     assertCursor(session.log, after)
     return streamPart(session, record, after)
   }
 
   streamSession(sessionId: string, { after }: SessionStreamOptions = {}): EventStream | undefined {
-    const session = this.#readable(sessionId)
+    const session = this.#find.readable(sessionId)
     assertCursor(session.log, after)
     if (this.closing && !session.isOver) throw new ShuttingDownError()
     return streamAll(readableOf(session), after)
@@ -309,7 +312,7 @@ export class EphemeralSessionService implements SessionService {
   }
 
   #start(sessionId: string, request: StartTurnRequest): TurnHandle {
-    const session = this.#live(sessionId)
+    const session = this.#find.live(sessionId)
     this.#factory.refuseWhileClosing()
     this.#agents.assertAccepted(session, request)
     if (request.host_mode === true && session.metadata.comms_name === undefined) {
@@ -368,33 +371,9 @@ export class EphemeralSessionService implements SessionService {
 
   /** A session that takes interactions. */
   #taking(sessionId: string): SessionTask {
-    const session = this.#readable(sessionId)
+    const session = this.#find.readable(sessionId)
     if (this.#registry.get(sessionId) !== session) throw new InboxClosedError(session.id)
     this.#factory.refuseWhileClosing()
     return session
-  }
-
-  #live(sessionId: string): SessionTask {
-    const session = this.#registry.get(sessionId)
-    if (session === undefined) throw new SessionNotFoundError(sessionId)
-    return session
-  }
-
-  #readable(sessionId: string): SessionTask {
-    const session = this.#registry.getReadable(sessionId)
-    if (session === undefined) throw new SessionNotFoundError(sessionId)
-    return session
-  }
-
-  #withHistory(sessionId: string): SessionTask {
-    const session = this.#readable(sessionId)
-    if (this.#registry.get(sessionId) !== session) throw new PersistenceDisabledError(sessionId)
-    return session
-  }
-
-  #turn(session: SessionTask, turn: number): TurnRecord {
-    const record = session.turns[turn - 1]
-    if (record === undefined) throw new TurnNotFoundError(session.id, turn)
-    return record
   }
 }

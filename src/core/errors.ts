@@ -129,12 +129,12 @@ export class SessionBusyError extends SessionError {
 export class SessionNotRunningError extends SessionError {
   readonly code = 'SESSION_NOT_RUNNING'
 
-  constructor(sessionId: string, turn?: number) {
+  constructor(sessionId: string, turn?: number | 'all') {
     super(
-      turn === undefined
-        ? `Session ${sessionId} has no turn in flight`
-        : `Turn ${turn} is not the one running in session ${sessionId}`,
-      turn === undefined ? { session_id: sessionId } : { session_id: sessionId, turn },
+      typeof turn === 'number'
+        ? `Turn ${turn} of session ${sessionId} neither runs nor waits in line`
+        : `Session ${sessionId} has no turn in flight`,
+      typeof turn === 'number' ? { session_id: sessionId, turn } : { session_id: sessionId },
     )
   }
 }

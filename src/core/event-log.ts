@@ -34,6 +34,8 @@ export interface EventLog {
 
 export interface LogPage {
   readonly bytes: Buffer
+  /** The turn whose events these are. */
+  readonly turn: number
   /** `seq` of the last event in the page: the next read's `after`. */
   readonly last: number
 }

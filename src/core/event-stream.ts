@@ -89,7 +89,12 @@ export class LogStream implements EventStream {
     if (this.ended || scope?.firstSeq === 0) return undefined
     if (scope !== undefined && this.position < scope.firstSeq - 1) this.position = scope.firstSeq - 1
     if (this.position + 1 < this.#log.firstSeq) return this.#truncated()
-    const page = this.#log.read(this.position)
+    let page = this.#log.read(this.position)
+    // A turn that was interrupted in line ended while this one ran.
+    while (page !== undefined && scope !== undefined && page.turn !== scope.turn) {
+      this.position = page.last
+      page = this.#log.read(this.position)
+    }
     if (page === undefined) return this.#atEnd()
     const end = scope === undefined || scope.lastSeq === 0 ? page.last : Math.min(scope.lastSeq, page.last)
     this.position = end

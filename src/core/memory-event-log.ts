@@ -100,7 +100,7 @@ export class MemoryEventLog implements EventLog {
     if (chunk === undefined) return undefined
     if (after + 1 === chunk.first) return chunk
     const bytes = chunk.bytes.subarray(offsetOf(chunk, after + 1))
-    return { bytes, last: chunk.last }
+    return { bytes, turn: chunk.turn, last: chunk.last }
   }
 
   watch(listener: () => void): void {

@@ -31,6 +31,7 @@ import type {
   InjectOptions,
   InjectRequest,
   InteractionHandle,
+  InterruptTarget,
   Page,
   ServiceStats,
   SessionQuery,
@@ -203,10 +204,10 @@ export class PersistentSessionService implements SessionService {
     return this.#underWay(() => this.#streams.turnEnded(sessionId, turn, signal))
   }
 
-  async interrupt(sessionId: string, turn?: number): Promise<{ turn: number }> {
-    if (this.#residents.owned(sessionId) !== undefined) return this.#engine.interrupt(sessionId, turn)
-    const { isActive } = await this.#sessions.live(sessionId)
-    if (isActive) return this.#router.run('interrupt', sessionId, turn === undefined ? {} : { turn })
+  async interrupt(sessionId: string, turn?: InterruptTarget): Promise<{ turn: number }> {
+    const isHere = this.#residents.owned(sessionId) !== undefined
+    if (isHere || (await this.#sessions.unfinished(sessionId)).isActive)
+      return this.#router.run('interrupt', sessionId, turn === undefined ? {} : { turn })
     throw new SessionNotRunningError(sessionId, turn)
   }
 
@@ -215,7 +216,7 @@ export class PersistentSessionService implements SessionService {
       this.#engine.approve(sessionId, turn, callId, approval)
       return
     }
-    const { turnCount, isActive } = await this.#sessions.live(sessionId)
+    const { turnCount, isActive } = await this.#sessions.unfinished(sessionId)
     if (turn > turnCount) throw new TurnNotFoundError(sessionId, turn)
     if (!isActive) throw new ApprovalNotFoundError(sessionId, turn, callId)
     await this.#router.run('approve', sessionId, { turn, callId, approval })
@@ -254,7 +255,7 @@ export class PersistentSessionService implements SessionService {
 
   async archive(sessionId: string, mode: 'drain' | 'cancel' = 'drain'): Promise<void> {
     this.#assertAvailable()
-    await this.#sessions.live(sessionId)
+    await (mode === 'cancel' ? this.#sessions.unfinished(sessionId) : this.#sessions.live(sessionId))
     await this.#router.run('archive', sessionId, { mode })
     await this.#recount()
   }

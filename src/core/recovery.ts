@@ -16,10 +16,13 @@ export async function recover(
   eventsAfter: (seq: number) => Promise<AgentEvent[]>,
 ): Promise<TurnRecord[]> {
   const lost: TurnRecord[] = []
+  // Turns that were interrupted in line ended in between.
+  const eventsOf = async ({ turn, firstSeq }: TurnRecord) =>
+    (await eventsAfter(firstSeq - 1)).filter((event) => 'turn' in event && event.turn === turn)
   for (const record of session.turns) {
     if (record.status === 'queued') session.queue.add(record, false)
     else if (record.status === 'running') {
-      lose(session, record, await eventsAfter(record.firstSeq - 1))
+      lose(session, record, await eventsOf(record))
       lost.push(record)
     }
   }

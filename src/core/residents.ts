@@ -265,14 +265,11 @@ export class Residents {
         }),
       )
     }
-    if (row.isActive) {
-      await this.#recover(session, log)
-      void this.#resume(session)
-    }
+    if (row.isActive) await this.#recover(session, log)
     if (row.isArchived) {
       this.#engine.registry.archive(session)
       session.shutdown(true)
-    }
+    } else if (row.isActive) void this.#resume(session)
     return session
   }
 

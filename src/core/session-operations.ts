@@ -6,6 +6,7 @@ import type {
   InjectOptions,
   InjectRequest,
   InteractionHandle,
+  InterruptTarget,
   SessionView,
   StartOptions,
   StartTurnRequest,
@@ -16,7 +17,7 @@ import type { SessionTask } from './session-task.ts'
 /** What is done in a session where its turns run. All of it travels as JSON, where that is another server. */
 export interface OperationArgs {
   startTurn: { request: StartTurnRequest; options: StartOptions }
-  interrupt: { turn?: number }
+  interrupt: { turn?: InterruptTarget }
   approve: { turn: number; callId: string; approval: Approval }
   inject: { request: InjectRequest; options: InjectOptions }
   /** What a peer has sent. */
@@ -61,7 +62,12 @@ export function sessionOperations(
       const handle = await (session.isActive ? start() : duringStart(start))
       return kept(handle, id)
     },
-    interrupt: async ({ id }, { turn }) => engine.interrupt(id, turn),
+    interrupt: async ({ id, queue, turns }, { turn }) => {
+      const wasInLine = turn === 'all' ? !queue.isEmpty : turns[(turn ?? 0) - 1]?.status === 'queued'
+      const interrupted = engine.interrupt(id, turn)
+      // Were it lost, the turn in line would run after all; one that runs is over for its caller at once.
+      return wasInLine ? kept(interrupted, id) : interrupted
+    },
     approve: async ({ id }, { turn, callId, approval }) => {
       engine.approve(id, turn, callId, approval)
       return undefined

@@ -156,6 +156,9 @@ export interface StartTurnRequest {
   host_mode?: boolean
 }
 
+/** Which turns to end: one by its number, or all that run or wait. */
+export type InterruptTarget = number | 'all'
+
 /** Makes a repeated request attach to the turn that the first one started. */
 export interface IdempotencyClaim {
   key: string
@@ -242,8 +245,11 @@ export interface SessionService {
   startTurn(sessionId: string, request: StartTurnRequest, options?: StartOptions): Promise<TurnHandle>
   /** Resolves when the turn is over, with its final view. Rejects with `signal.reason` when that aborts first. */
   turnEnded(sessionId: string, turn: number, signal?: AbortSignal): Promise<TurnView>
-  /** Ends the turn in flight. With `turn`, only if that is the one; a repeat while it is ending is fine. */
-  interrupt(sessionId: string, turn?: number): Awaitable<{ turn: number }>
+  /**
+   * Ends the turn in flight; a repeat while it is ending is fine. With a number that turn, which may also be in line; with
+   * `all` the one in flight and all that are in line. Works on an archived session, too, until its last turn ended.
+   */
+  interrupt(sessionId: string, turn?: InterruptTarget): Awaitable<{ turn: number }>
   /** Answers a tool call of a running turn that waits for it; `ApprovalNotFoundError` when none does. */
   approve(sessionId: string, turn: number, callId: string, approval: Approval): Awaitable<void>
   /**
@@ -263,7 +269,10 @@ export interface SessionService {
   send(sessionId: string, command: CommsCommand): Awaitable<CommsReceipt>
   read(sessionId: string): Awaitable<SessionView>
   list(query: SessionQuery): Awaitable<{ sessions: SessionSummary[]; total: number }>
-  /** Hides the session at once. A running turn finishes, or is interrupted first with `cancel`. */
+  /**
+   * Hides the session at once, and ends the turns in line. A running turn finishes, or is interrupted first with `cancel`,
+   * also in a session that was archived before.
+   */
   archive(sessionId: string, mode?: 'drain' | 'cancel'): Awaitable<void>
   turns(sessionId: string, page: Page): Awaitable<{ turns: TurnView[]; total: number }>
   turn(sessionId: string, turn: number): Awaitable<TurnView>

@@ -8,7 +8,7 @@ import { Inbox } from './inbox.ts'
 import type { Incoming, Interaction } from './interaction.ts'
 import type { Permit } from './semaphore.ts'
 import { disposeOf, type RunCommit, type SessionHost, type SessionInit, turnError } from './session-host.ts'
-import type { StartTurnRequest } from './session-service.ts'
+import type { InterruptTarget, StartTurnRequest } from './session-service.ts'
 import { activeTurnOf } from './session-views.ts'
 import type { Message, SessionMetadata } from './transcript.ts'
 import { type Admission, type AdmissionEvent, admissionStep, IDLE, type Verdict } from './turn-admission.ts'
@@ -16,6 +16,7 @@ import { TurnInFlight } from './turn-in-flight.ts'
 import { TurnQueue } from './turn-queue.ts'
 import { TurnRecord, type TurnRequest } from './turn-record.ts'
 import type { RunEnd } from './turn-run.ts'
+import { endUnrun } from './unrun-turn.ts'
 import { addUsage, type Usage } from './usage.ts'
 
 /** An interrupted agent has this long to return by itself before it is no longer listened to. */
@@ -70,7 +71,10 @@ export class SessionTask {
     this.log = log
     this.#host = host
     this.permit = permit
-    this.queue = new TurnQueue(host.maxQueuedTurns)
+    this.queue = new TurnQueue(host.maxQueuedTurns, (record) => {
+      endUnrun(record, this)
+      this.#announceEnd(record)
+    })
   }
 
   get labels(): Readonly<Record<string, string>> {
@@ -174,9 +178,16 @@ export class SessionTask {
     return activeTurnOf(this.#active?.record ?? (this.turns[this.turns.length - 1] as TurnRecord), this.log.lastSeq)
   }
 
-  /** Ends the turn in flight, at once for the caller; the agent gets a moment to stop by itself. */
-  interrupt(turn?: number): { turn: number } {
+  /** Ends turns, in line or in flight, at once for the caller; an agent gets a moment to stop by itself. */
+  interrupt(turn?: InterruptTarget): { turn: number } {
     const active = this.#active
+    if (turn === 'all') {
+      const first = this.queue.cancelAll()
+      if (first === undefined) return this.interrupt()
+      this.cancel()
+      return { turn: (active?.record ?? first).turn }
+    }
+    if (turn !== undefined && this.queue.cancel(turn)) return { turn }
     if (active === undefined || (turn !== undefined && active.record.turn !== turn)) {
       throw new SessionNotRunningError(this.id, active === undefined ? undefined : turn)
     }
@@ -191,8 +202,7 @@ export class SessionTask {
 
   /** Answers a tool call that waits for it. False when none does. */
   approve(turn: number, callId: string, approval: Approval): boolean {
-    const active = this.#active
-    return active?.record.turn === turn && active.approve(callId, approval)
+    return this.#active?.record.turn === turn && this.#active.approve(callId, approval)
   }
 
   emit(output: AgentReport): void {
@@ -208,6 +218,7 @@ export class SessionTask {
   shutdown(cancel: boolean): void {
     this.#step('shutdown')
     this.#host.changed(this)
+    this.queue.cancelAll()
     if (this.isOver) {
       this.#retire()
       return
@@ -217,7 +228,7 @@ export class SessionTask {
     this.#active?.wake()
   }
 
-  /** Lets go of the agent of a session that is idle: it goes on from a store. */
+  /** Lets go of the agent, which is not heard any more: a session that is idle goes on from a store. */
   async release(): Promise<void> {
     this.#silence()
     const agent = this.#takeAgent()
@@ -319,9 +330,7 @@ export class SessionTask {
 
   /** An agent that ignores its signal cannot hold the session: it is left to itself, and the next turn gets a new one. */
   #abandonAgent(turn: TurnInFlight): void {
-    const agent = this.#takeAgent()
-    this.#silence()
-    if (agent !== undefined) void disposeOf(this.#host, this.id, agent)
+    void this.release()
     turn.abandon()
   }
 
@@ -332,7 +341,7 @@ export class SessionTask {
     if (this.#isLost) {
       this.#active = undefined
       this.#step('finalize')
-      permit?.release()
+      permit.release()
       this.#host.turnsEnded(this)
       return
     }
@@ -346,27 +355,16 @@ export class SessionTask {
     this.#announceEnd(record)
   }
 
-  /** The next turn in line takes over the permit; an archived session cancels its line and ends. */
-  #next(permit: Permit | undefined): void {
-    if (this.isOver) {
-      for (const queued of this.queue.takeAll()) this.#cancelQueued(queued)
-    }
-    const queued = permit === undefined ? undefined : this.queue.next()
-    if (queued !== undefined && permit !== undefined && this.#step('claim') === 'ok') {
+  /** The next turn in line takes over the permit. */
+  #next(permit: Permit): void {
+    const queued = this.queue.next()
+    if (queued !== undefined && this.#step('claim') === 'ok') {
       this.#run(queued, permit)
       return
     }
-    permit?.release()
+    permit.release()
     this.#host.turnsEnded(this)
     if (this.isOver) this.#retire()
-  }
-
-  #cancelQueued(record: TurnRecord): void {
-    const turn = new TurnInFlight(this, record, undefined, () => {})
-    turn.open()
-    record.status = 'interrupted'
-    turn.conclude()
-    this.#announceEnd(record)
   }
 
   /** Nobody is told of an end that could still be lost. */

@@ -11,6 +11,9 @@ import type { TurnRecord } from './turn-record.ts'
 import type { UsageQuery, UsageReport } from './usage.ts'
 import { minutesOf, reportOf } from './usage-counts.ts'
 
+/** A turn that runs is sought among so many at a time, from the last. */
+const TURNS_PER_LOOK = 16
+
 /** What a store has of its sessions, wherever they run: what has happened here is waited for. */
 export class StoredSessions {
   readonly #store: DurableStore
@@ -40,6 +43,13 @@ export class StoredSessions {
     return row
   }
 
+  /** One that is live, or archived with its last turn still running. */
+  async unfinished(sessionId: string): Promise<SessionRow> {
+    const row = await this.readable(sessionId)
+    if (row.isArchived && !row.isActive) throw new SessionNotFoundError(sessionId)
+    return row
+  }
+
   /** The turn's record, and the same for everybody who follows it. */
   async record(sessionId: string, turn: number): Promise<TurnRecord> {
     const row = await this.#turnRow(sessionId, turn)
@@ -49,14 +59,15 @@ export class StoredSessions {
   /** The turn that runs, for the store, or the first that waits. Who follows a turn may not know yet that it is over. */
   async activeRecord({ id, turnCount, isActive }: SessionRow): Promise<TurnRecord | undefined> {
     if (!isActive) return undefined
-    // Turns in line are the last ones, and there are few.
-    let open: TurnRecord | undefined
-    for (let turn = turnCount; turn > 0; turn--) {
-      const record = recordOf(id, await this.#turnRow(id, turn))
-      if (record.isOver) break
-      open = record
+    let open: TurnRow | undefined
+    // Later turns may be over before it: those that passed it in line, and those that never came to run.
+    for (let end = turnCount; end > 0 && open?.status !== 'running'; end -= TURNS_PER_LOOK) {
+      const offset = Math.max(0, end - TURNS_PER_LOOK)
+      const turns = await this.#store.turns(id, { offset, limit: end - offset })
+      const waiting = turns.find(({ status }) => status === 'queued')
+      open = turns.find(({ status }) => status === 'running') ?? waiting ?? open
     }
-    return open
+    return open === undefined ? undefined : recordOf(id, open)
   }
 
   async read(sessionId: string): Promise<SessionView> {

@@ -16,7 +16,7 @@ import { addSpent } from './usage.ts'
  */
 export class TurnInFlight {
   readonly record: TurnRecord
-  readonly permit: Permit | undefined
+  readonly permit: Permit
   readonly #session: SessionTask
   readonly #onEnd: (end: RunEnd) => void
   #agent: { agent: SessionAgent; handle: AgentSession } | undefined
@@ -34,7 +34,7 @@ export class TurnInFlight {
   #openedTick = 0
   #runTick = 0
 
-  constructor(session: SessionTask, record: TurnRecord, permit: Permit | undefined, onEnd: (end: RunEnd) => void) {
+  constructor(session: SessionTask, record: TurnRecord, permit: Permit, onEnd: (end: RunEnd) => void) {
     this.#session = session
     this.record = record
     this.permit = permit

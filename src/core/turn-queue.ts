@@ -4,20 +4,27 @@ import type { TurnRecord } from './turn-record.ts'
 /** The turns of a session that wait in line. */
 export class TurnQueue {
   readonly #max: number
+  readonly #onCancelled: (record: TurnRecord) => void
   #turns: TurnRecord[] | undefined
   #isHeld = false
 
-  constructor(max: number) {
+  /** `onCancelled` ends a turn that was taken out of the line. */
+  constructor(max: number, onCancelled: (record: TurnRecord) => void) {
     this.#max = max
+    this.#onCancelled = onCancelled
+  }
+
+  get length(): number {
+    return this.#turns?.length ?? 0
   }
 
   get isEmpty(): boolean {
-    return this.#turns === undefined || this.#turns.length === 0
+    return this.length === 0
   }
 
   /** Throws a `SessionBusyError` when the line is full. */
   assertRoom(sessionId: string, activeTurn: ConstructorParameters<typeof SessionBusyError>[1]): void {
-    const queued = this.#turns?.length ?? 0
+    const queued = this.length
     if (queued < this.#max) return
     const text = `Session ${sessionId} already has ${queued} ${queued === 1 ? 'turn' : 'turns'} in line`
     throw new SessionBusyError(sessionId, activeTurn, text)
@@ -38,10 +45,20 @@ export class TurnQueue {
     return this.#isHeld ? undefined : this.#turns?.shift()
   }
 
-  /** Everything that waits; the line is empty then. */
-  takeAll(): TurnRecord[] {
+  /** Cancels one turn, wherever it stands. False where it is not in line. */
+  cancel(turn: number): boolean {
+    const record = this.#turns?.find((queued) => queued.turn === turn)
+    if (record === undefined) return false
+    this.#turns = this.#turns?.filter((queued) => queued !== record)
+    this.#onCancelled(record)
+    return true
+  }
+
+  /** Cancels all that waits. Returns the first of them. */
+  cancelAll(): TurnRecord | undefined {
     const turns = this.#turns ?? []
     this.#turns = undefined
-    return turns
+    for (const record of turns) this.#onCancelled(record)
+    return turns[0]
   }
 }

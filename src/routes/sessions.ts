@@ -200,7 +200,8 @@ export const sessionRoutes: FastifyPluginAsyncTypebox = async (app) => {
         operationId: 'archiveSession',
         tags: ['sessions'],
         summary: 'Archive a session',
-        description: 'It is hidden at once. A running turn finishes, and its caller gets the result.',
+        description:
+          'It is hidden at once, and turns in line end as interrupted. A running turn finishes, and its caller gets the result.',
         params: SessionParams,
         querystring: Type.Object(
           {
@@ -208,7 +209,7 @@ export const sessionRoutes: FastifyPluginAsyncTypebox = async (app) => {
               Type.Unsafe<'drain' | 'cancel'>({
                 type: 'string',
                 enum: ['drain', 'cancel'],
-                description: 'cancel interrupts a running turn first',
+                description: 'cancel interrupts a running turn first, also of a session that was archived before',
               }),
             ),
           },

@@ -36,7 +36,7 @@ export const StartQuery = Type.Object(
       Type.Unsafe<'interrupt'>({
         type: 'string',
         enum: ['interrupt'],
-        description: 'Interrupt the turn when this client leaves; without it the turn goes on',
+        description: 'Interrupt the turn, running or in line, when this client leaves; without it the turn goes on',
       }),
     ),
     heartbeat: Type.Optional(
@@ -162,7 +162,9 @@ async function waitFor(
     patience.abort()
     if ((request.query as Query).on_disconnect === 'interrupt') void interruptQuietly(app, handle)
   }
-  reply.raw.once('close', left)
+  // A client that left before this never says so again.
+  if (reply.raw.destroyed) left()
+  else reply.raw.once('close', left)
   try {
     return await app.sessions.turnEnded(sessionId, turn, patience.signal)
   } catch (error) {

@@ -1,6 +1,7 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import { type Static, Type } from '@sinclair/typebox'
 import { count } from '../core/count.ts'
+import { InvalidParamsError } from '../core/errors.ts'
 import { PAGE_BYTES } from '../core/page.ts'
 import type { StartTurnRequest } from '../core/session-service.ts'
 import {
@@ -36,8 +37,21 @@ const StartTurn = Type.Object(
 )
 
 const InterruptTurn = Type.Object(
-  { turn: Type.Optional(count('Only if this turn is the one in flight', { minimum: 1 })) },
-  { $id: 'InterruptTurnRequest', description: 'Which turn to interrupt', additionalProperties: false },
+  {
+    turn: Type.Optional(count('This turn, whether it runs or waits in line', { minimum: 1 })),
+    scope: Type.Optional(
+      Type.Unsafe<'all'>({
+        type: 'string',
+        enum: ['all'],
+        description: 'The running turn and all that wait in line; not together with `turn`',
+      }),
+    ),
+  },
+  {
+    $id: 'InterruptTurnRequest',
+    description: 'Which turn to interrupt; the one in flight where nothing is said',
+    additionalProperties: false,
+  },
 )
 
 const startProblems = [
@@ -159,8 +173,10 @@ export const turnRoutes: FastifyPluginAsyncTypebox = async (app) => {
       schema: {
         operationId: 'interruptTurn',
         tags: ['turns'],
-        summary: 'Interrupt the turn in flight',
-        description: 'Whoever waits for it gets its text so far, and its stream ends with run_interrupted.',
+        summary: 'Interrupt a turn',
+        description:
+          'Or one that waits in line, or all of them. Whoever waits for it gets its text so far, and its stream ends with ' +
+          'run_interrupted. Works on an archived session, too, as long as its last turn runs.',
         params: SessionParams,
         body: Type.Ref('InterruptTurnRequest'),
         response: {
@@ -168,7 +184,7 @@ export const turnRoutes: FastifyPluginAsyncTypebox = async (app) => {
             Type.Object(
               {
                 session_id: SessionId,
-                turn: count('The turn that was in flight', { minimum: 1 }),
+                turn: count('The turn that was interrupted; with `scope`, the one that ran', { minimum: 1 }),
                 interrupted: Type.Literal(true, { description: 'It is' }),
               },
               { title: 'Interrupted', description: 'The turn is interrupted' },
@@ -180,7 +196,11 @@ export const turnRoutes: FastifyPluginAsyncTypebox = async (app) => {
       config: { problems: ['SESSION_NOT_FOUND', 'SESSION_NOT_RUNNING'], optionalBody: true },
     },
     async ({ params: { session_id }, body }) => {
-      const { turn } = await app.sessions.interrupt(session_id, (body as Static<typeof InterruptTurn>).turn)
+      const { turn: named, scope } = body as Static<typeof InterruptTurn>
+      if (named !== undefined && scope !== undefined) {
+        throw new InvalidParamsError('/scope', 'must not be given together with turn: leave one of the two out')
+      }
+      const { turn } = await app.sessions.interrupt(session_id, scope ?? named)
       return { session_id, turn, interrupted: true as const }
     },
   )

@@ -42,7 +42,7 @@ describe('an error of the service', () => {
     [
       new SessionNotRunningError(ID, 2),
       'SESSION_NOT_RUNNING',
-      `Turn 2 is not the one running in session ${ID}`,
+      `Turn 2 of session ${ID} neither runs nor waits in line`,
       { session_id: ID, turn: 2 },
     ],
     [

@@ -6,6 +6,7 @@ import type { EventLog } from '../../src/core/event-log.ts'
 import { type EventStream, LogStream } from '../../src/core/event-stream.ts'
 import type { AgentEvent, LoggedEvent, NewEvent } from '../../src/core/events.ts'
 import { MemoryEventLog } from '../../src/core/memory-event-log.ts'
+import type { InterruptTarget } from '../../src/core/session-service.ts'
 import { TurnRecord } from '../../src/core/turn-record.ts'
 import { type Door, door, type Harness, readNow, settled, types, useService } from './support.ts'
 
@@ -149,6 +150,7 @@ type Command =
   | { do: 'open'; kind: 'session' | 'turn'; which: number; after: number | undefined; eager: boolean }
   | { do: 'read' | 'leave'; reader: number }
   | { do: 'cut'; reader: number; unseen: number }
+  | { do: 'interrupt'; turn: InterruptTarget }
 
 const retentions = fc.oneof(
   fc.record({ events: fc.integer({ min: 1, max: 12 }), bytes: fc.constant(1_000_000) }),
@@ -181,6 +183,13 @@ const commands: fc.Arbitrary<Command> = fc.oneof(
   {
     weight: 18,
     arbitrary: fc.record({ do: fc.constant('cut' as const), reader: fc.nat({ max: 5 }), unseen: fc.nat({ max: 4 }) }),
+  },
+  {
+    weight: 6,
+    arbitrary: fc.record({
+      do: fc.constant('interrupt' as const),
+      turn: fc.oneof(fc.constant('all' as const), fc.integer({ min: 1, max: 6 })),
+    }),
   },
   { weight: 1, arbitrary: fc.record({ do: fc.constant('archive' as const) }) },
 )
@@ -279,6 +288,12 @@ class World {
         return
       case 'tick':
         return settled()
+      case 'interrupt':
+        if (!this.#archived)
+          await Promise.resolve()
+            .then(() => service.interrupt(this.id, command.turn))
+            .catch(() => {})
+        return
       case 'archive':
         if (!this.#archived) service.archive(this.id)
         this.#archived = true
@@ -429,20 +444,27 @@ class Reader {
     if (event.type === 'stream_truncated') {
       const terminal = this.#turn === undefined ? undefined : this.#world.terminalOf(this.#turn)
       const missed_to = terminal !== undefined && terminal.seq <= gone ? terminal.seq - 1 : gone
-      const missed_from = (this.#position ?? this.#start()) + 1
+      const { missed_from } = event
+      this.#expectSkipped(missed_from)
       expect(event).toEqual({ type: 'stream_truncated', reason: 'retention', missed_from, missed_to })
       expect(missed_to).toBeGreaterThanOrEqual(missed_from)
       this.#position = missed_to
       return
     }
-    this.#position ??= this.#start()
-    expect(event.seq).toBe(this.#position + 1)
+    this.#expectSkipped(event.seq)
     // The witness came first, so it knows of every commit before this reader does.
     expect(event).toEqual(all[event.seq - 1])
     if (this.#turn !== undefined) expect(event.turn).toBe(this.#turn)
     this.#position = event.seq
     this.#cursor = event.seq
     this.#seen.push(event.seq)
+  }
+
+  /** Between the reader's position and `seq` there is nothing but what happened to other turns. */
+  #expectSkipped(seq: number): void {
+    const between = this.#world.all.slice(this.#position ?? this.#start(), seq - 1)
+    expect(between.filter(({ turn }) => this.#turn === undefined || turn === this.#turn)).toEqual([])
+    expect(seq).toBeGreaterThan(this.#position ?? this.#start())
   }
 
   /** Where the stream began: behind the cursor, but not before the turn that it begins with. */

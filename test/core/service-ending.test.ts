@@ -134,12 +134,12 @@ describe('archiving', () => {
     await service.startTurn(id, { prompt: 'three', on_busy: 'enqueue' })
     const waiting = [2, 3].map((turn) => service.turnEnded(id, turn))
     service.archive(id)
-    run.finish({ text: 'done' })
-    expect(await service.turnEnded(id, 1)).toMatchObject({ status: 'completed', result: { text: 'done' } })
     expect((await Promise.all(waiting)).map(({ status, result }) => [status, result?.stop_reason])).toEqual([
       ['interrupted', 'cancelled'],
       ['interrupted', 'cancelled'],
     ])
+    run.finish({ text: 'done' })
+    expect(await service.turnEnded(id, 1)).toMatchObject({ status: 'completed', result: { text: 'done' } })
     expect(gate.begun).toEqual(['one'])
     for (const turn of [2, 3]) {
       expect(types(await turnEvents(harness, id, turn))).toEqual(['run_started', 'run_interrupted'])

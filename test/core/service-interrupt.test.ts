@@ -192,16 +192,38 @@ describe('an interrupt', () => {
     const { service } = harness
     const { sessionId: id } = await service.createSession({ prompt: 'one' })
     const run = await gate.run('one')
-    await service.startTurn(id, { prompt: 'two', on_busy: 'enqueue' })
-    expect(await errorOf(() => service.interrupt(id, 2))).toMatchObject({
+    for (const prompt of ['two', 'three', 'four']) await service.startTurn(id, { prompt, on_busy: 'enqueue' })
+    expect(service.interrupt(id, 3)).toEqual({ turn: 3 })
+    expect(await service.turnEnded(id, 3)).toMatchObject({
+      status: 'interrupted',
+      result: { turn: 3, text: '', stop_reason: 'cancelled', turns: 0 },
+    })
+    expect(await errorOf(() => service.interrupt(id, 3))).toMatchObject({
       code: 'SESSION_NOT_RUNNING',
-      message: `Turn 2 is not the one running in session ${id}`,
+      message: `Turn 3 of session ${id} neither runs nor waits in line`,
     })
     expect(run.signal.aborted).toBe(false)
+    await run.say('heard')
     expect(service.interrupt(id, 1)).toEqual({ turn: 1 })
     expect((await service.turnEnded(id, 1)).status).toBe('interrupted')
-    ;(await gate.run('two')).finish()
-    expect((await service.turnEnded(id, 2)).status).toBe('completed')
+    for (const [prompt, turn] of [
+      ['two', 2],
+      ['four', 4],
+    ] as const) {
+      ;(await gate.run(prompt)).finish()
+      expect((await service.turnEnded(id, turn)).status).toBe('completed')
+    }
+    expect(gate.begun).toEqual(['one', 'two', 'four'])
+    expect(types(await turnEvents(harness, id, 3))).toEqual(['run_started', 'run_interrupted'])
+    const own = await turnEvents(harness, id, 1)
+    expect(own.map(({ turn }) => turn)).toEqual(own.map(() => 1))
+    expect(turnGrammarFault(own)).toBeUndefined()
+    const said = service.messages(id, { offset: 0, limit: 10 }).messages
+    expect(said.flatMap((message) => (message.role === 'user' ? [message.content] : []))).toEqual([
+      'one',
+      'two',
+      'four',
+    ])
   })
 })
 

@@ -6,7 +6,7 @@ import { DEADLINE_MS, onlyIfAwaited } from './http.ts'
  *
  * It holds every frame against the framing rules of the contract as it comes: LF only, `event`, one line of `data`
  * and `id` in this order, `retry: 1000` in the first block and in no other, comments between blocks only, the event's name
- * equal to its `type`, ids that rise by exactly 1. What breaks a rule makes every later read of the stream fail.
+ * equal to its `type`, ids that rise by exactly 1; on the stream of one turn they may leave out others. What breaks a rule makes every later read of the stream fail.
  */
 
 export interface StreamEvent {
@@ -49,6 +49,8 @@ export class EventStream {
   text = ''
   end: StreamEnd | undefined
   readonly #response: http.IncomingMessage
+  /** Others, that were interrupted in line, may have ended between its events. */
+  readonly #isOfTurn: boolean
   readonly #decoder = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true })
   #pending = ''
   #block: string[] = []
@@ -58,8 +60,9 @@ export class EventStream {
   #lastId: number | undefined
   #bytes = 0
 
-  constructor(response: http.IncomingMessage, cutAfterBytes?: number) {
+  constructor(response: http.IncomingMessage, cutAfterBytes?: number, isOfTurn = false) {
     this.#response = response
+    this.#isOfTurn = isOfTurn
     this.status = response.statusCode ?? 0
     this.headers = response.headers
     response.on('data', (chunk: Buffer) => {
@@ -180,7 +183,8 @@ export class EventStream {
       if (typeof json.turn !== 'number') throw new Error(`an event without a turn: ${data}`)
       const head = Object.keys(json).slice(0, 3).join()
       if (head !== 'type,seq,turn') throw new Error(`an event that begins with ${head}`)
-      if (this.#lastId !== undefined && json.seq !== this.#lastId + 1) {
+      const step = json.seq - (this.#lastId ?? json.seq - 1)
+      if (this.#isOfTurn ? step < 1 : step !== 1) {
         throw new Error(`id ${id} after ${this.#lastId}`)
       }
       this.#lastId = json.seq
@@ -193,7 +197,7 @@ export class EventStream {
     if (typeof missed_from !== 'number' || typeof missed_to !== 'number' || missed_to < missed_from) {
       throw new Error(`stream_truncated from ${missed_from} to ${missed_to}`)
     }
-    if (this.#lastId !== undefined && missed_from !== this.#lastId + 1) {
+    if (this.#lastId !== undefined && missed_from !== this.#lastId + 1 && !this.#isOfTurn) {
       throw new Error(`stream_truncated from ${missed_from} after ${this.#lastId}`)
     }
     this.#lastId = missed_to
@@ -248,7 +252,7 @@ export function openStream(
       },
     })
     request.on('error', reject)
-    request.on('response', (response) => resolve(new EventStream(response, cutAfterBytes)))
+    request.on('response', (response) => resolve(new EventStream(response, cutAfterBytes, url.includes('/turns/'))))
     request.end(payload)
   })
   return onlyIfAwaited(stream)

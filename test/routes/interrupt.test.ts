@@ -12,7 +12,6 @@ import {
   usage,
 } from '../helpers/contract.ts'
 import { gatedAgent } from '../helpers/gate.ts'
-import { until } from '../helpers/http.ts'
 import { textOf } from '../helpers/sse.ts'
 import { useServer } from '../helpers/suite.ts'
 
@@ -110,21 +109,6 @@ describe('interrupting a running turn', () => {
     await run.say('untouched')
     run.finish()
     expect((await second).body).toMatchObject({ text: 'untouched', stop_reason: 'end_turn' })
-  })
-
-  test('with the number of a turn that still waits in the queue is 409, and that turn runs', async () => {
-    const id = await createIdle(api, { agent: 'gated' })
-    const first = api.post<RunResult>(`/sessions/${id}/turns`, { prompt: 'u1' })
-    const run1 = await gate.run('u1')
-    const second = api.post<RunResult>(`/sessions/${id}/turns`, { prompt: 'u2', on_busy: 'enqueue' })
-    await until('the second turn is queued', async () => {
-      return (await api.get<TurnList>(`/sessions/${id}/turns`)).body.total === 2
-    })
-    expectProblem(await api.post(`/sessions/${id}/interrupt`, { turn: 2 }), 409, 'SESSION_NOT_RUNNING')
-    run1.finish()
-    expect((await first).body.stop_reason).toBe('end_turn')
-    ;(await gate.run('u2')).finish()
-    expect((await second).body.stop_reason).toBe('end_turn')
   })
 
   test('twice is answered well both times and cancels once', async () => {
