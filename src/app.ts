@@ -9,22 +9,27 @@ import { openSkills } from './agents/skills/open-skills.ts'
 import { type Config, ConfigError } from './config.ts'
 import type { SessionAgentBuilder } from './core/agent.ts'
 import { auth } from './plugins/auth.ts'
+import { connections, refuseConnection, refuseExpectation } from './plugins/connections.ts'
 import { drain } from './plugins/drain.ts'
 import { jsonAnswers } from './plugins/json-answers.ts'
 import { metrics, turnMetrics } from './plugins/metrics.ts'
 import { modelAgent } from './plugins/model-agent.ts'
 import { openapi } from './plugins/openapi.ts'
-import { problems, refuseConnection, refuseExpectation, sendFrameworkError } from './plugins/problems.ts'
-import { MAX_URL, requestInput } from './plugins/request-input.ts'
+import { problems } from './plugins/problems.ts'
+import { requestInput } from './plugins/request-input.ts'
 import { requestIdOf, requestLog } from './plugins/request-log.ts'
 import { sessions } from './plugins/sessions.ts'
 import { sse } from './plugins/sse.ts'
 import { turnLog } from './plugins/turn-log.ts'
+import { toRoutable } from './plugins/unroutable.ts'
 import { webhookAuth } from './plugins/webhook-auth.ts'
 import { registerRoutes } from './routes/index.ts'
 import { unavailable } from './routes/unavailable.ts'
 
 export const VERSION: string = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')).version
+
+/** Of the request line and the headers together. */
+const MAX_HEADER_BYTES = 16_384
 
 export interface AppParts {
   /** Agents beside the built-in ones. */
@@ -46,6 +51,7 @@ export async function buildApp(config: Config, parts: AppParts = {}): Promise<Fa
 
   // Errors first: whatever fails from here on is a problem document.
   await app.register(problems)
+  await app.register(connections)
   await app.register(jsonAnswers)
   // The id and the log line, before anything can be refused.
   await app.register(requestLog, { enabled: logs })
@@ -125,20 +131,21 @@ function serverOptions(config: Config, logger: FastifyBaseLogger | undefined): F
     logController: new LogController({ disableRequestLogging: true, requestIdLogLabel: 'request_id' }),
     bodyLimit: config.BODY_LIMIT,
     requestTimeout: config.REQUEST_TIMEOUT_MS,
-    keepAliveTimeout: 10_000,
+    keepAliveTimeout: config.KEEP_ALIVE_TIMEOUT_MS,
     forceCloseConnections: 'idle',
     // Our own routes answer while draining, with problem details.
     return503OnClosing: false,
-    routerOptions: { maxParamLength: MAX_URL },
+    // Checked by us, behind the hooks that every answer needs.
+    routerOptions: { maxParamLength: MAX_HEADER_BYTES },
+    rewriteUrl: toRoutable,
     ajv: { customOptions: { removeAdditional: false, coerceTypes: false, allErrors: false, strict: false } },
-    frameworkErrors: sendFrameworkError,
     clientErrorHandler: refuseConnection,
     http: {
       // Node looks for late requests only this often; its own 30 s would let them sit.
       connectionsCheckingInterval: Math.min(1_000, config.HEADERS_TIMEOUT_MS),
-      headersTimeout: config.HEADERS_TIMEOUT_MS,
+      headersTimeout: Math.min(config.HEADERS_TIMEOUT_MS, config.REQUEST_TIMEOUT_MS),
       requestTimeout: config.REQUEST_TIMEOUT_MS,
-      maxHeaderSize: 16_384,
+      maxHeaderSize: MAX_HEADER_BYTES,
       // Checked by us, so that its absence too is a problem document.
       requireHostHeader: false,
     },

@@ -56,6 +56,7 @@ export const settings = Type.Object({
   UPLOAD_LIMIT: bytes('Bytes of an imported session', 33_554_432, 268_435_456),
   REQUEST_TIMEOUT_MS: ms('A request must have arrived whole within this time', 15_000, 100),
   HEADERS_TIMEOUT_MS: ms('Its headers must have arrived within this time', 5_000, 100),
+  KEEP_ALIVE_TIMEOUT_MS: ms('Idle time before a connection between two requests is closed', 75_000, 100),
   STREAM_HEARTBEAT_MS: ms('An open stream says something at least this often', 5_000, 10),
   STREAM_STALL_MS: ms('A stream whose socket takes nothing for so long is cut', 60_000, 10),
   DRAIN_MS: ms('Running turns may finish for so long after SIGTERM', 10_000),
@@ -153,7 +154,7 @@ export function loadConfig({ env, flags = {} }: ConfigSources): Config {
     API_KEYS: parseApiKeys(read.API_KEYS),
     WEBHOOK_SECRETS: splitList(read.WEBHOOK_SECRETS),
     CORS_ORIGINS: parseOrigins(read.CORS_ORIGINS),
-    ALLOWED_HOSTS: splitList(read.ALLOWED_HOSTS).map((host) => host.toLowerCase()),
+    ALLOWED_HOSTS: splitList(read.ALLOWED_HOSTS).map(hostName),
     AGENT: splitList(read.AGENT),
     environment: textsOf(env),
   }
@@ -171,8 +172,14 @@ export function loadConfig({ env, flags = {} }: ConfigSources): Config {
   return config
 }
 
+/** A name by which hosts are compared: in lower case, and without the dot that ends an absolute one. */
+export function hostName(host: string): string {
+  return host.toLowerCase().replace(/\.$/, '')
+}
+
 export function isLoopback(host: string): boolean {
-  return host === 'localhost' || host === '::1' || /^127\.\d{1,3}\.\d{1,3}\.\d{1,3}$/.test(host)
+  const name = hostName(host)
+  return name === 'localhost' || name === '::1' || /^127\.\d{1,3}\.\d{1,3}\.\d{1,3}$/.test(name)
 }
 
 /** `MAX_SESSIONS` as a flag: `max-sessions`. */

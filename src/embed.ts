@@ -1,4 +1,5 @@
 import type { FastifyPluginAsync } from 'fastify'
+import { connections } from './plugins/connections.ts'
 import { jsonAnswers } from './plugins/json-answers.ts'
 import { problems } from './plugins/problems.ts'
 import { requestInput } from './plugins/request-input.ts'
@@ -22,6 +23,7 @@ export interface SuricateOptions extends SessionsOptions, Partial<SseOptions & T
  */
 export const suricate: FastifyPluginAsync<SuricateOptions> = async (app, options) => {
   await app.register(problems)
+  await app.register(connections)
   await app.register(jsonAnswers)
   await app.register(requestInput)
   await app.register(sessions, { ...options, observer: options.observer ?? faultLog(app.log) })

@@ -82,6 +82,7 @@ describe('the command line in this process', () => {
     UPLOAD_LIMIT: ['25', 25],
     REQUEST_TIMEOUT_MS: ['1234', 1_234],
     HEADERS_TIMEOUT_MS: ['1235', 1_235],
+    KEEP_ALIVE_TIMEOUT_MS: ['1240', 1_240],
     STREAM_HEARTBEAT_MS: ['1236', 1_236],
     STREAM_STALL_MS: ['1237', 1_237],
     DRAIN_MS: ['0', 0],

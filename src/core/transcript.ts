@@ -147,8 +147,12 @@ export const PeerMeta = Type.Object(
 )
 export type PeerMeta = Static<typeof PeerMeta>
 
+/** No `=`: the filter `label=key=value` could not tell where the key ends. */
+export const labelKeys = { type: 'string', minLength: 1, maxLength: 128, pattern: '^[^=]*$' } as const
+
 export const Labels = Type.Record(Type.String(), Type.String(), {
   title: 'Labels',
+  propertyNames: labelKeys,
   description: "Free key-value pairs of the session's owner",
 })
 

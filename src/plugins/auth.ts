@@ -1,7 +1,7 @@
 import { createHash, timingSafeEqual } from 'node:crypto'
 import type { FastifyInstance } from 'fastify'
 import fp from 'fastify-plugin'
-import { type Config, isLoopback } from '../config.ts'
+import { type Config, hostName, isLoopback } from '../config.ts'
 import { InvalidParamsError } from '../core/errors.ts'
 import { HttpError } from './problems.ts'
 
@@ -25,7 +25,7 @@ const LOOPBACK_HOSTS = ['localhost', '127.0.0.1', '[::1]']
 export const auth = fp(
   async (app: FastifyInstance, config: Config) => {
     const allowedHosts = isLoopback(config.HOST)
-      ? new Set([...LOOPBACK_HOSTS, config.HOST.toLowerCase(), ...config.ALLOWED_HOSTS])
+      ? new Set([...LOOPBACK_HOSTS, hostName(config.HOST), ...config.ALLOWED_HOSTS])
       : undefined
     const keys = config.API_KEYS.map(({ key, name }) => ({ digest: digestOf(key), name }))
 
@@ -47,7 +47,7 @@ function refuseHost(host: string | undefined, minorVersion: number, allowed: Rea
     throw new InvalidParamsError('/host', 'is required')
   }
   if (allowed === undefined) return
-  const name = host.toLowerCase().replace(/:\d*$/, '')
+  const name = hostName(host.replace(/:\d*$/, ''))
   if (allowed.has(name)) return
   throw new HttpError('FORBIDDEN', `This server does not answer to the host name ${name}; ALLOWED_HOSTS can add it`)
 }

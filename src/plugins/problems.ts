@@ -1,8 +1,6 @@
-import { randomUUID } from 'node:crypto'
-import { type IncomingMessage, type ServerResponse, STATUS_CODES } from 'node:http'
-import type { Socket } from 'node:net'
+import { STATUS_CODES } from 'node:http'
 import { Type } from '@sinclair/typebox'
-import type { ConnectionError, FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import fp from 'fastify-plugin'
 import { count } from '../core/count.ts'
 import {
@@ -15,7 +13,7 @@ import {
 } from '../core/errors.ts'
 import { StringEnum } from '../core/string-enum.ts'
 import { time } from '../core/time.ts'
-import { requestIdOf } from './request-log.ts'
+import { methodOf } from './unroutable.ts'
 
 /** What HTTP itself can refuse, beside what the service refuses. */
 export type HttpErrorCode =
@@ -154,7 +152,7 @@ export class HttpError extends Error {
   }
 }
 
-const JSON_TYPE = 'application/problem+json; charset=utf-8'
+export const JSON_TYPE = 'application/problem+json; charset=utf-8'
 
 /** An error as problem details. An unexpected one says nothing of itself. */
 export function toProblem(error: Error, requestId?: string, prefix = ''): ProblemDetails {
@@ -185,7 +183,14 @@ function headersOf(error: Error, problem: ProblemDetails): Record<string, string
   return 'retryAfter' in error ? { 'retry-after': String(error.retryAfter) } : {}
 }
 
-type ValidationError = { keyword: string; instancePath: string; message?: string; params: Record<string, unknown> }
+type ValidationError = {
+  keyword: string
+  instancePath: string
+  message?: string
+  params: Record<string, unknown>
+  /** Of an object, the member whose name is wrong. */
+  propertyName?: string
+}
 
 /** What Fastify and its parser raise, in our words. */
 function fromFastify(error: FastifyError): SessionError | HttpError {
@@ -198,18 +203,14 @@ function fromFastify(error: FastifyError): SessionError | HttpError {
       )
     case 'FST_ERR_CTP_INVALID_MEDIA_TYPE':
       return new HttpError('UNSUPPORTED_MEDIA_TYPE', 'Send JSON: Content-Type: application/json')
-    case 'FST_ERR_MAX_PARAM_LENGTH':
-      return new HttpError('URI_TOO_LONG', 'A part of the path is too long')
-    case 'FST_ERR_BAD_URL':
-      return new InvalidRequest([{ path: '', message: 'The URL cannot be decoded' }])
   }
   const { statusCode = 500 } = error
   if (statusCode >= 400 && statusCode < 500) return new InvalidRequest([{ path: '', message: error.message }])
   return new InternalError(error)
 }
 
-/** The request does not fit its schema. */
-class InvalidRequest extends SessionError {
+/** The request does not fit its schema, or is no proper request at all. */
+export class InvalidRequest extends SessionError {
   readonly code = 'INVALID_PARAMS'
 
   constructor(errors: FieldError[]) {
@@ -217,12 +218,18 @@ class InvalidRequest extends SessionError {
   }
 }
 
-function toField({ keyword, instancePath, message = 'is wrong', params }: ValidationError): FieldError {
+function toField({ keyword, instancePath, message = 'is wrong', params, propertyName }: ValidationError): FieldError {
+  if (propertyName !== undefined) {
+    return { path: `${instancePath}/${escapePointer(propertyName)}`, message: `has a name that ${message}` }
+  }
   switch (keyword) {
     case 'required':
-      return { path: `${instancePath}/${params.missingProperty}`, message: 'is required' }
+      return { path: `${instancePath}/${escapePointer(String(params.missingProperty))}`, message: 'is required' }
     case 'additionalProperties':
-      return { path: `${instancePath}/${params.additionalProperty}`, message: 'is not a known member' }
+      return {
+        path: `${instancePath}/${escapePointer(String(params.additionalProperty))}`,
+        message: 'is not a known member',
+      }
     case 'enum':
       return { path: instancePath, message: `must be one of ${(params.allowedValues as string[]).join(', ')}` }
     case 'pattern':
@@ -230,6 +237,11 @@ function toField({ keyword, instancePath, message = 'is wrong', params }: Valida
     default:
       return { path: instancePath, message: instancePath === '' ? 'The body must be a JSON object' : message }
   }
+}
+
+/** As a part of a JSON pointer, RFC 6901. */
+function escapePointer(name: string): string {
+  return name.replaceAll('~', '~0').replaceAll('/', '~1')
 }
 
 function sendProblem(error: Error, request: FastifyRequest, reply: FastifyReply): FastifyReply {
@@ -243,56 +255,6 @@ function sendProblem(error: Error, request: FastifyRequest, reply: FastifyReply)
     .type(JSON_TYPE)
     .serializer(JSON.stringify)
     .send(problem)
-}
-
-const MAX_REQUEST_LINE = 8_192
-
-/** Answers on a socket that never became a request: Node's parser gave up on it. */
-export function refuseConnection(error: ConnectionError, socket: Socket): void {
-  if (socket.destroyed || !socket.writable) return
-  // Never into the middle of an answer: what is written now would be taken for a part of it.
-  const answering = (socket as Socket & { _httpMessage?: ServerResponse })._httpMessage?.headersSent
-  if (error.code === 'ECONNRESET' || answering) {
-    socket.destroy()
-    return
-  }
-  // There is no request to take an id from; one of its own still tells two such answers apart.
-  const problem = toProblem(connectionError(error), randomUUID())
-  const body = JSON.stringify(problem)
-  socket.end(
-    `HTTP/1.1 ${problem.status} ${problem.title}\r\nContent-Type: ${JSON_TYPE}\r\n` +
-      `X-Request-Id: ${problem.request_id}\r\nContent-Length: ${Buffer.byteLength(body)}\r\nConnection: close\r\n\r\n${body}`,
-    () => socket.destroy(),
-  )
-}
-
-function connectionError(error: ConnectionError): Error {
-  switch (error.code) {
-    case 'ERR_HTTP_REQUEST_TIMEOUT':
-      return new HttpError('REQUEST_TIMEOUT', 'The request did not arrive in time')
-    case 'HPE_HEADER_OVERFLOW':
-      if (isRequestLineTooLong(error.rawPacket)) return new HttpError('URI_TOO_LONG', 'The URL is too long')
-      return new HttpError('HEADERS_TOO_LARGE', 'The request line and headers are larger than this server accepts')
-    default:
-      return new InvalidRequest([{ path: '', message: 'The request is not valid HTTP' }])
-  }
-}
-
-/** Node's parser has one limit for request line and headers together; which of the two broke it shows in the bytes. */
-function isRequestLineTooLong(packet: unknown): boolean {
-  if (!Buffer.isBuffer(packet) || !/^[A-Z]+ \S/.test(packet.toString('latin1', 0, 16))) return false
-  const end = packet.indexOf('\r\n')
-  return end === -1 || end > MAX_REQUEST_LINE
-}
-
-/** For an `Expect` header that cannot be met. */
-export function refuseExpectation(request: IncomingMessage, response: ServerResponse): void {
-  const problem = toProblem(
-    new InvalidRequest([{ path: '/expect', message: 'can only be 100-continue' }]),
-    requestIdOf(request),
-  )
-  const headers = { 'content-type': JSON_TYPE, 'x-request-id': problem.request_id, connection: 'close' }
-  response.writeHead(problem.status, headers).end(JSON.stringify(problem))
 }
 
 export interface RouteTable {
@@ -315,7 +277,9 @@ export const problems = fp(
       const error =
         allowed.length === 0 || allowed.includes(request.method)
           ? new HttpError('ROUTE_NOT_FOUND', `There is nothing at ${path}${hint}`)
-          : new HttpError('METHOD_NOT_ALLOWED', `${request.method} is not possible here`, { allow: allowed.join(', ') })
+          : new HttpError('METHOD_NOT_ALLOWED', `${methodOf(request.raw)} is not possible here`, {
+              allow: allowed.join(', '),
+            })
       return sendProblem(error, request, reply)
     })
   },
@@ -349,10 +313,4 @@ function toPattern(url: string): RegExp {
     .replaceAll('*', '.*')
     .replace(/:\w+/g, '[^/]+')
   return new RegExp(`^${source}$`)
-}
-
-/** For what the router refuses before any hook runs. */
-export function sendFrameworkError(error: FastifyError, request: FastifyRequest, reply: FastifyReply): void {
-  reply.header('x-request-id', request.id)
-  sendProblem(error, request, reply)
 }

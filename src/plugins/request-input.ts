@@ -1,17 +1,20 @@
 import { isUtf8 } from 'node:buffer'
+import type { IncomingHttpHeaders, IncomingMessage } from 'node:http'
 import type { TSchema } from '@sinclair/typebox'
-import type { FastifyInstance, FastifyRequest, preValidationHookHandler, RouteOptions } from 'fastify'
+import type { FastifyInstance, FastifyReply, FastifyRequest, preValidationHookHandler, RouteOptions } from 'fastify'
 import fp from 'fastify-plugin'
 import secureJson from 'secure-json-parse'
 import { InvalidParamsError } from '../core/errors.ts'
+import { hasBody } from './connections.ts'
 import { HttpError } from './problems.ts'
+import { isDecodable } from './unroutable.ts'
 
 /** Deeper than any request needs, and shallow enough for everything that walks a value. */
 const MAX_DEPTH = 64
 
-export const MAX_URL = 8_192
-/** Of a parameter in the path. */
-const MAX_PARAM = 128
+/** Of the whole, and of what stands between two slashes. */
+const MAX_URL = 8_192
+const MAX_PART = 128
 /** Given by models and gateways, which put thousands of characters into it. */
 const FOREIGN_PARAMS = new Set(['call_id'])
 
@@ -35,12 +38,14 @@ export const requestInput = fp(
   async (app: FastifyInstance) => {
     app.addHook('onRequest', (request, _reply, done) => {
       refuseRepeatedHeaders(request.raw.rawHeaders)
-      refuseUndecodable(request.url)
-      refuseLongParams(request.params as Record<string, string>)
-      const encoding = request.headers['content-encoding']
-      if (encoding !== undefined && encoding !== 'identity') {
+      refuseUrl(request.originalUrl)
+      const { headers } = request
+      const encoding = headers['content-encoding'] ?? 'identity'
+      if (encoding !== 'identity' && hasBody(request)) {
         throw new HttpError('UNSUPPORTED_MEDIA_TYPE', 'Send the body as it is, without Content-Encoding')
       }
+      // Without a body its type says nothing, and chunks may be none. Not deleted: that would slow down later accesses.
+      if (headers['content-type'] !== undefined && mayBeEmpty(headers)) headers['content-type'] = undefined
       done()
     })
 
@@ -50,15 +55,21 @@ export const requestInput = fp(
       { parseAs: 'buffer' },
       (request: FastifyRequest, body: Buffer, done: (error: Error | null, body?: unknown) => void) => {
         try {
-          refuseCharset(request.headers['content-type'])
+          if (body.length > 0) refuseCharset(request.headers['content-type'])
           done(null, body.length === 0 ? undefined : parseBody(body))
         } catch (error) {
           done(error as Error)
         }
       },
     )
+    // Chunks may be none: then there is no body that could be of a wrong type.
+    app.addContentTypeParser('*', async ({ headers }: FastifyRequest, body: IncomingMessage) => {
+      if (headers['content-length'] === undefined && (await isEmpty(body))) return undefined
+      throw new HttpError('UNSUPPORTED_MEDIA_TYPE', 'Send JSON: Content-Type: application/json')
+    })
 
     app.addHook('onRoute', (route) => {
+      if (route.url.includes(':')) route.onRequest = [...[route.onRequest ?? []].flat(), refusePathParts]
       const reader = numbersReader(route)
       if (reader === undefined) return
       const hooks = [route.preValidation ?? []].flat()
@@ -81,23 +92,34 @@ function refuseRepeatedHeaders(rawHeaders: readonly string[]): void {
   }
 }
 
-function refuseUndecodable(url: string): void {
+function refuseUrl(url: string): void {
   if (url.length > MAX_URL) throw new HttpError('URI_TOO_LONG', `The URL is longer than ${MAX_URL} characters`)
-  if (!url.includes('%')) return
-  let decoded: string
-  try {
-    decoded = decodeURIComponent(url)
-  } catch {
-    throw new InvalidParamsError('', 'The URL cannot be decoded')
-  }
-  if (decoded.includes('\0')) throw new InvalidParamsError('', 'The URL must not contain U+0000')
+  if (!isDecodable(url)) throw new InvalidParamsError('', 'The URL cannot be decoded')
+  if (url.includes('%00')) throw new InvalidParamsError('', 'The URL must not contain U+0000')
 }
 
-function refuseLongParams(params: Readonly<Record<string, string>>): void {
-  for (const [name, value] of Object.entries(params)) {
-    if (name === '*' || FOREIGN_PARAMS.has(name) || value.length <= MAX_PARAM) continue
-    throw new HttpError('URI_TOO_LONG', `${name} in the path is longer than ${MAX_PARAM} characters`)
+/** `/sessions/` has no session in it: it is no more there for GET than for a method that it has no route for. */
+function refusePathParts(request: FastifyRequest, _reply: FastifyReply, done: () => void): void {
+  for (const [name, part] of Object.entries(request.params as Record<string, string>)) {
+    if (part === '') throw new HttpError('ROUTE_NOT_FOUND', 'A part of the path is empty')
+    if (part.length <= MAX_PART || FOREIGN_PARAMS.has(name)) continue
+    throw new HttpError('URI_TOO_LONG', `${name} in the path is longer than ${MAX_PART} characters`)
   }
+  done()
+}
+
+function mayBeEmpty(headers: IncomingHttpHeaders): boolean {
+  if (headers['transfer-encoding'] === undefined) return !hasBody({ headers })
+  return !/^application\/json\s*(;|$)/i.test(headers['content-type'] ?? '')
+}
+
+function isEmpty(body: IncomingMessage): Promise<boolean> {
+  return new Promise((resolve) => {
+    body.once('data', () => resolve(false))
+    body.once('end', () => resolve(true))
+    // Of a client that has left: whatever it is answered, nobody reads it.
+    body.once('error', () => resolve(false))
+  })
 }
 
 function refuseCharset(contentType: string | undefined): void {

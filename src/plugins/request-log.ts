@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto'
 import type { IncomingMessage } from 'node:http'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import fp from 'fastify-plugin'
+import { methodOf } from './unroutable.ts'
 
 /** What a caller may call a request: printable, and short enough for a log line. */
 const REQUEST_ID = /^[\x21-\x7e]{1,128}$/
@@ -16,8 +17,8 @@ export function requestIdOf(request: IncomingMessage): string {
 export function requestFields(request: FastifyRequest, reply: FastifyReply): Record<string, unknown> {
   const { session_id, turn } = (request.params ?? {}) as { session_id?: string; turn?: number }
   return {
-    method: request.method,
-    path: request.url.split('?', 1)[0],
+    method: methodOf(request.raw),
+    path: request.originalUrl.split('?', 1)[0],
     ...(session_id === undefined ? {} : { session_id }),
     ...(turn === undefined ? {} : { turn }),
     ...(request.keyName === undefined ? {} : { key: request.keyName }),

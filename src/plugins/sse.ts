@@ -6,6 +6,7 @@ import { FastifySSEPlugin } from 'fastify-sse-v2'
 import { StoreUnavailableError } from '../core/errors.ts'
 import { encodeNotice } from '../core/event-frame.ts'
 import type { EventStream } from '../core/event-stream.ts'
+import { cut } from './connections.ts'
 import { HttpError } from './problems.ts'
 import { requestFields } from './request-log.ts'
 
@@ -324,10 +325,4 @@ function learnOpening(reply: FastifyReply): Record<string, string> {
     'cache-control': 'no-cache, no-transform',
     'x-accel-buffering': 'no',
   }
-}
-
-/** Ends a connection as broken. HTTP/1.0 has no chunks, so there only a reset differs from a proper end. */
-function cut(raw: ServerResponse): void {
-  if (raw.req.httpVersionMinor === 0) raw.socket?.resetAndDestroy()
-  else raw.destroy()
 }

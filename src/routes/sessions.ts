@@ -1,7 +1,14 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import { type Static, Type } from '@sinclair/typebox'
 import type { CreateSessionRequest } from '../core/session-service.ts'
-import { BudgetLimits, HooksOverride, MaxTokens, PeerMeta, StructuredOutputRetries } from '../core/transcript.ts'
+import {
+  BudgetLimits,
+  HooksOverride,
+  labelKeys,
+  MaxTokens,
+  PeerMeta,
+  StructuredOutputRetries,
+} from '../core/transcript.ts'
 import {
   HostMode,
   json,
@@ -34,7 +41,8 @@ const CreateSession = Type.Object(
     system_prompt: Type.Optional(Type.String({ description: "Replaces the agent's own" })),
     max_tokens: Type.Optional(MaxTokens),
     labels: Type.Optional(
-      Type.Record(Type.String({ minLength: 1, maxLength: 128 }), Type.String({ maxLength: 1024 }), {
+      Type.Record(Type.String(), Type.String({ maxLength: 1024 }), {
+        propertyNames: labelKeys,
         maxProperties: MAX_LABELS,
         description: "Free key-value pairs of the session's owner",
       }),

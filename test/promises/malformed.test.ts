@@ -261,7 +261,7 @@ describe('a path, a query or a header that does not fit', () => {
     ['/playground/%2e%2e/%2e%2e/package.json', 404],
     ['/docs/static/..%2f..%2f..%2fpackage.json', 404],
     ['//sessions', 404],
-    ['/sessions/', 400],
+    ['/sessions/', 404],
     ['/docs/static/nothing.js', 404],
     ['/SESSIONS', 404],
     ['/.git/config', 404],
