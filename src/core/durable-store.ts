@@ -11,8 +11,9 @@ import type { MinuteRange, SpentTurn, UsageCounts } from './usage-counts.ts'
  * Where sessions outlive the process: what the author of a durable store implements. It keeps rows and decides nothing;
  * who may write when is the engine's business.
  *
- * Every method rejects with a `StoreUnavailableError` when the store cannot be reached. Times are milliseconds since the
- * epoch.
+ * Every method rejects with a `StoreUnavailableError` when the store cannot be used now: it is tried again. With a
+ * `StoreRefusedError` it rejects what the store will never take, however often it is asked; any other error counts as one.
+ * Times are milliseconds since the epoch.
  */
 export interface DurableStore {
   /** Where several servers may use the store at a time. */

@@ -30,6 +30,7 @@ export type SessionErrorCode =
   | 'SESSION_CAPACITY_REACHED'
   | 'SHUTTING_DOWN'
   | 'STORE_UNAVAILABLE'
+  | 'OUTCOME_UNKNOWN'
 
 /** Which request member is wrong (a JSON pointer, `""` for the whole) and what would be right. */
 export interface FieldError {
@@ -274,14 +275,36 @@ export class TurnLostError extends SessionError {
   }
 }
 
-/** The store cannot be written or read now. What was acknowledged is safe; try again. */
+/** The store cannot be reached, and nothing was started or changed: trying again is safe. */
 export class StoreUnavailableError extends SessionError {
   readonly code = 'STORE_UNAVAILABLE'
   /** Seconds after which to try again. */
   readonly retryAfter = 1
 
   constructor(cause?: unknown) {
-    super('The store cannot be reached now; nothing was lost, try again', {}, { cause })
+    super('The store cannot be reached, and nothing was started or changed; try again', {}, { cause })
+  }
+}
+
+/** The store broke off after the work had begun. There is no `retryAfter`: the work may be done. */
+export class OutcomeUnknownError extends SessionError {
+  readonly code = 'OUTCOME_UNKNOWN'
+
+  constructor(cause?: unknown) {
+    super(
+      'The store broke off after the work had begun, so it may have been done; read the session first, or repeat the request only with the same Idempotency-Key',
+      {},
+      { cause },
+    )
+  }
+}
+
+/** Waits for what follows once work has begun: where the store is away from then on, its outcome is unknown. */
+export async function onceBegun<T>(work: Promise<T>): Promise<T> {
+  try {
+    return await work
+  } catch (error) {
+    throw error instanceof StoreUnavailableError ? new OutcomeUnknownError(error) : error
   }
 }
 
@@ -303,6 +326,9 @@ export class InternalError extends SessionError {
     super('An unexpected error occurred', data, { cause })
   }
 }
+
+/** The store works, and refuses this very write or query: a constraint, a type or a size. Trying again would not help. */
+export class StoreRefusedError extends InternalError {}
 
 export class CapabilityUnavailableError extends SessionError {
   readonly code = 'CAPABILITY_UNAVAILABLE'

@@ -85,8 +85,8 @@ export class LogStream implements EventStream {
       return preface
     }
     const scope = this.#scope
-    if (this.#log.isLost && !this.ended) throw new StoreUnavailableError()
-    if (this.ended || scope?.firstSeq === 0) return undefined
+    if (this.ended) return undefined
+    if (scope?.firstSeq === 0) return this.#atEnd()
     if (scope !== undefined && this.position < scope.firstSeq - 1) this.position = scope.firstSeq - 1
     if (this.position + 1 < this.#log.firstSeq) return this.#truncated()
     let page = this.#log.read(this.position)
@@ -113,6 +113,7 @@ export class LogStream implements EventStream {
   }
 
   #atEnd(): Buffer | undefined {
+    if (this.#log.isLost) throw new StoreUnavailableError()
     if (this.#scope !== undefined || !this.#log.sealed) return undefined
     this.ended = true
     return Buffer.from(encodeNotice({ type: 'done', session_id: this.sessionId }))

@@ -72,6 +72,11 @@ export class Followers {
     this.#lost.set(sessionId, { turns: [...more, ...turns], interactions: [...others, ...interactions] })
   }
 
+  /** The session is this server's again. */
+  giveBack(sessionId: string): void {
+    this.#lost.delete(sessionId)
+  }
+
   /** Keeps what is held up to date, as long as somebody watches the log. Resolves once it is. */
   async follow(sessionId: string, log: MemoryEventLog, held: Partial<Held> = {}): Promise<void> {
     this.expect(sessionId, log, held)
@@ -188,13 +193,22 @@ export class Followers {
   }
 
   /** Before the events are there that say so: a reader stops at the end of its turn. */
-  async #refresh(id: string, { turns, interactions }: Followed): Promise<void> {
+  async #refresh(id: string, followed: Followed): Promise<void> {
+    const { turns, interactions } = followed
+    // What was read is old where the session has come here meanwhile.
+    const isCurrent = () => {
+      followed.isStale ||= !this.#isElsewhere(id, followed)
+      return !followed.isStale
+    }
     for (const [turn, record] of turns) {
       const [row] = await this.#store.turns(id, { offset: turn - 1, limit: 1 })
+      if (!isCurrent()) return
       if (row !== undefined) refreshed(record, row)
     }
     if (interactions.size === 0) return
-    for (const { id: interactionId, state } of await this.#store.interactions(id)) {
+    const states = await this.#store.interactions(id)
+    if (!isCurrent()) return
+    for (const { id: interactionId, state } of states) {
       const interaction = interactions.get(interactionId)
       interaction?.refresh(state)
       if (interaction?.isOver) interactions.delete(interactionId)

@@ -1,4 +1,4 @@
-import { InboxClosedError, InboxFullError } from './errors.ts'
+import { InboxClosedError, InboxFullError, type SessionError } from './errors.ts'
 import type { EventLog } from './event-log.ts'
 import { type Ending, type Incoming, Interaction } from './interaction.ts'
 
@@ -67,6 +67,16 @@ export class Inbox {
       this.#chars += interaction.text.length
     }
     return begun
+  }
+
+  /** Takes back what waits and what a store refused to persist: whoever sent it is told so. */
+  refuse(interactions: readonly Interaction[], error: SessionError): void {
+    for (const interaction of interactions) {
+      interaction.refusal = error
+      this.#open.delete(interaction.id)
+      this.#chars -= interaction.text.length
+    }
+    this.#waiting = this.#waiting.filter(({ refusal }) => refusal === undefined)
   }
 
   /** All that wait, oldest first. Whoever takes them sees to it that they are ended. */

@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto'
-import { InvalidParamsError } from './errors.ts'
+import { InvalidParamsError, type SessionError } from './errors.ts'
 import { encodeEvent } from './event-frame.ts'
 import type { EventLog } from './event-log.ts'
 import type { TurnScope } from './event-stream.ts'
@@ -45,6 +45,8 @@ export class Interaction implements TurnScope {
   readonly isDismissal: boolean
   /** What the agent is told. Empty once it is over. */
   text: string
+  /** Why it was taken back from the inbox. */
+  refusal: SessionError | undefined
   turn = 0
   firstSeq = 0
   lastSeq = 0

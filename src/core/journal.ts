@@ -1,11 +1,14 @@
-import type { DurableStore } from './durable-store.ts'
-import { StoreUnavailableError } from './errors.ts'
+import { type BatchOutcome, commitBatch } from './batch-commit.ts'
+import type { DurableStore, SessionWrite } from './durable-store.ts'
+import type { SessionError } from './errors.ts'
 import type { Retention } from './event-log.ts'
 import type { Interaction } from './interaction.ts'
 import { MemoryEventLog } from './memory-event-log.ts'
+import { OpenLogs } from './open-logs.ts'
+import { Outage } from './outage.ts'
 import type { Ownership } from './ownership.ts'
 import type { SessionTask } from './session-task.ts'
-import { bytesOf, type Kept, keptOf, NOTHING_KEPT, type Pending, prepend, writeOf } from './session-writes.ts'
+import { bytesOf, type Kept, keptOf, NOTHING_KEPT, type Pending, putBefore, writeOf } from './session-writes.ts'
 import { Settling } from './settling.ts'
 import type { TurnRecord } from './turn-record.ts'
 
@@ -19,8 +22,6 @@ const SHORTEST_PAUSE_MS = 2
 const RETRY_MS = 250
 /** Whoever waits for a commit that does not come is told so after this. */
 const PATIENCE_MS = 5_000
-/** After so many that were opened, logs that nobody has any more are forgotten. */
-const FORGET_EVERY = 1_000
 /** So much may wait for a store that is away before the sessions that talk are stopped. */
 const MAX_WAITING_BYTES = 64 * 1024 * 1024
 
@@ -33,9 +34,11 @@ export class Journal {
   readonly #store: DurableStore
   readonly #retention: Retention
   readonly #ownership: Ownership
-  readonly #fault: (error: unknown) => void
+  readonly #outage: Outage
   /** Hears of a session that another server has taken over, or that could not be made. */
   onLost: (session: SessionTask) => void = () => {}
+  /** Is called with a session whose write the store refuses, and with that write: it is not tried again. */
+  onRefused: (session: SessionTask, error: unknown, write: Pending) => void = () => {}
   #pending = new Map<string, Pending>()
   /** Of the commit under way. */
   #inFlight: ReadonlyMap<string, Pending> = new Map()
@@ -43,20 +46,15 @@ export class Journal {
   /** Sessions that are here; what is said before its session is made waits for that. */
   readonly #sessions = new Map<string, SessionTask>()
   readonly #settling = new Settling()
-  readonly #logs = new Map<string, WeakRef<MemoryEventLog>>()
+  readonly #logs = new OpenLogs()
   /** Sessions that nobody goes on with here. */
   readonly #gone = new WeakSet<SessionTask>()
-  #opened = 0
   #timer: NodeJS.Timeout | undefined
   #immediate: NodeJS.Immediate | undefined
   #running: Promise<void> | undefined
   /** When the last commit was over that had everything in it, and how long it took. */
   #lastWhole = Number.NEGATIVE_INFINITY
   #tookMs = 0
-  #isFailing = false
-  /** Aborts when the store has been away for longer than anybody waits. */
-  #away = new AbortController()
-  #awayTimer: NodeJS.Timeout | undefined
   #waitingBytes = 0
 
   /** `fault` hears, once for each time that it is away, why the store cannot be written. */
@@ -64,17 +62,17 @@ export class Journal {
     this.#store = store
     this.#retention = retention
     this.#ownership = ownership
-    this.#fault = fault
+    this.#outage = new Outage(PATIENCE_MS, fault)
   }
 
   /** False while the store cannot be written. */
   get isAvailable(): boolean {
-    return !this.#isFailing
+    return !this.#outage.isOngoing
   }
 
-  /** Aborts, with a `StoreUnavailableError`, when the store has been away for long. */
+  /** Aborts, with an `OutcomeUnknownError`, when the store has been away for long. */
   get away(): AbortSignal {
-    return this.#away.signal
+    return this.#outage.signal
   }
 
   /**
@@ -91,7 +89,7 @@ export class Journal {
   }
 
   findLog(sessionId: string): MemoryEventLog | undefined {
-    return this.#logs.get(sessionId)?.deref()
+    return this.#logs.find(sessionId)
   }
 
   newLog(sessionId: string, lastSeq = 0): MemoryEventLog {
@@ -102,13 +100,10 @@ export class Journal {
         pending.chunks.push(chunk)
         pending.shows.push(show)
         this.#waitingBytes += chunk.bytes.length
-        if (this.#isFailing && this.#waitingBytes > MAX_WAITING_BYTES) this.#sessions.get(sessionId)?.cancel()
+        if (this.#outage.isOngoing && this.#waitingBytes > MAX_WAITING_BYTES) this.#sessions.get(sessionId)?.cancel()
       },
     })
-    this.#logs.set(sessionId, new WeakRef(log))
-    if (++this.#opened % FORGET_EVERY === 0) {
-      for (const [id, opened] of this.#logs) if (opened.deref() === undefined) this.#logs.delete(id)
-    }
+    this.#logs.add(sessionId, log)
     return log
   }
 
@@ -154,10 +149,10 @@ export class Journal {
   }
 
   /**
-   * Another server has the session: what waits here is not written any more. Returns the turns of whose end the store
-   * may know more.
+   * What waits here of the session is not written any more: another server has it, or the store refuses it, as
+   * `refusal` says. Returns the turns of whose end the store may know more.
    */
-  lose(session: SessionTask): TurnRecord[] {
+  lose(session: SessionTask, refusal?: SessionError, keepsLog = false): TurnRecord[] {
     const { id } = session
     if (this.#gone.has(session)) return []
     this.#gone.add(session)
@@ -168,26 +163,42 @@ export class Journal {
       this.#ownership.giveUp(id)
       this.#waitingBytes -= bytesOf(this.#pending.get(id))
       this.#pending.delete(id)
-      this.#settling.drop(id)
+      this.#settling.drop(id, refusal)
     }
-    if (session.isActive || log.isAhead || !isHere) {
-      if (this.findLog(id) === log) this.#logs.delete(id)
-      log.abandon()
-    }
+    const isAheadOfStore = session.isActive || log.isAhead || !isHere || refusal !== undefined
+    if (isAheadOfStore && !keepsLog) this.#logs.abandon(id, log)
     return session.turns.slice(this.#kept.get(session)?.turns ?? 0)
+  }
+
+  /** Writes once more what the store refused, without what it was that it refused. */
+  retry(sessionId: string, write: Pending): void {
+    this.#waitingBytes += bytesOf(write)
+    this.#pending = putBefore(new Map([[sessionId, write]]), this.#pending)
+    this.#schedule()
+  }
+
+  /** The log of a session that the store refused: it goes on after the last event that is persisted. */
+  rewind(sessionId: string, log: MemoryEventLog): void {
+    this.forget(sessionId)
+    log.rewind()
+  }
+
+  /** The same for the last of a log: it is shown although it is not persisted, and readers have to come again. */
+  abandon(sessionId: string, log: MemoryEventLog): void {
+    log.flush()
+    for (const show of this.#pending.get(sessionId)?.shows ?? []) show()
+    this.forget(sessionId)
+    this.#logs.abandon(sessionId, log)
   }
 
   /** The store cannot be reached. */
   unreachable(error: unknown): void {
-    if (this.#isFailing) return
-    this.#isFailing = true
-    this.#fault(error)
-    this.#awayTimer = setTimeout(() => this.#away.abort(new StoreUnavailableError()), PATIENCE_MS).unref()
+    this.#outage.begin(error)
   }
 
   /** It can again. */
   reachable(): void {
-    if (this.#running === undefined && !this.#isReady) this.#back()
+    if (this.#running === undefined && !this.#isReady) this.#outage.end()
   }
 
   /** Whether the session has not been written yet. */
@@ -222,7 +233,10 @@ export class Journal {
     this.#hurry()
   }
 
-  /** The same as a promise. Rejects with a `StoreUnavailableError` when the store stays away. */
+  /**
+   * The same as a promise. Rejects with an `OutcomeUnknownError` when the store stays away or another node takes the
+   * session over, and with an `INTERNAL_ERROR` when the store refuses the write.
+   */
   settled(sessionId: string): Promise<void> {
     if (this.isSettled(sessionId)) return Promise.resolve()
     const kept = this.#settling.wait(sessionId, !this.#pending.has(sessionId), PATIENCE_MS)
@@ -256,13 +270,13 @@ export class Journal {
 
   get #untilWholeMs(): number {
     const rest = Math.max(SHORTEST_PAUSE_MS, PERIOD_MS - this.#tookMs)
-    const pause = this.#isFailing ? RETRY_MS : Math.min(4 * this.#tookMs, rest)
+    const pause = this.#outage.isOngoing ? RETRY_MS : Math.min(4 * this.#tookMs, rest)
     return this.#lastWhole + pause - performance.now()
   }
 
   /** Somebody waits for more than an event, of a session that is made. */
   get #isHurried(): boolean {
-    if (this.#isFailing) return false
+    if (this.#outage.isOngoing) return false
     for (const id of this.#settling.ids()) if (this.#pending.has(id) && this.#sessions.has(id)) return true
     return false
   }
@@ -289,7 +303,7 @@ export class Journal {
     const begunAt = performance.now()
     this.#running ??= this.#write(whole).finally(() => {
       this.#running = undefined
-      if (whole || this.#isFailing) {
+      if (whole || this.#outage.isOngoing) {
         this.#lastWhole = performance.now()
         this.#tookMs = this.#lastWhole - begunAt
       }
@@ -318,7 +332,7 @@ export class Journal {
     this.#settling.begun(batch)
     const sessions = new Map([...batch.keys()].map((id) => [id, this.#sessions.get(id) as SessionTask]))
     const kept = new Map<SessionTask, Kept>()
-    const writes = [...batch].map(([id, pending]) => {
+    const writes: SessionWrite[] = [...batch].map(([id, pending]) => {
       const session = sessions.get(id) as SessionTask
       const before = this.#kept.get(session) ?? NOTHING_KEPT
       const given = { epoch: this.#ownership.epochOf(session), retain: this.#retention }
@@ -330,31 +344,41 @@ export class Journal {
     })
     // From here on, since the answer may be late.
     for (const { row } of writes) if (!row.isActive) this.#ownership.giveUp(row.id)
-    let refused: readonly string[]
-    try {
-      refused = await this.#store.commit(writes)
-    } catch (error) {
-      for (const [id, session] of sessions) {
-        if (!this.#gone.has(session)) continue
-        this.#waitingBytes -= bytesOf(batch.get(id))
-        batch.delete(id)
-      }
-      this.#inFlight = new Map()
-      this.#putBack(batch)
-      this.unreachable(error)
-      return
-    }
-    this.#back()
+    this.#conclude(await commitBatch(this.#store, writes), batch, sessions, kept)
+  }
+
+  #conclude(
+    { leftOut, refused, away }: BatchOutcome,
+    batch: Map<string, Pending>,
+    sessions: ReadonlyMap<string, SessionTask>,
+    kept: ReadonlyMap<SessionTask, Kept>,
+  ): void {
     this.#inFlight = new Map()
-    for (const id of refused) {
-      this.#waitingBytes -= bytesOf(batch.get(id))
+    const take = (id: string): { session: SessionTask; pending: Pending } => {
+      const pending = batch.get(id) as Pending
       batch.delete(id)
-      this.onLost(sessions.get(id) as SessionTask)
+      return { session: sessions.get(id) as SessionTask, pending }
     }
+    const unwritten = new Map<string, Pending>()
+    for (const id of away?.ids ?? []) {
+      const { session, pending } = take(id)
+      if (this.#gone.has(session)) this.#waitingBytes -= bytesOf(pending)
+      else unwritten.set(id, pending)
+    }
+    this.#pending = putBefore(unwritten, this.#pending)
+    if (away === undefined) this.#outage.end()
+    else this.unreachable(away.error)
+    const lost = leftOut.map(take)
+    const refusals = [...refused].map(([id, error]) => ({ ...take(id), error }))
+    for (const { pending } of [...lost, ...refusals]) this.#waitingBytes -= bytesOf(pending)
     for (const pending of batch.values()) this.#waitingBytes -= bytesOf(pending)
     for (const [session, state] of kept) if (batch.has(session.id)) this.#kept.set(session, state)
     for (const { shows } of batch.values()) for (const show of shows) show()
-    this.#settling.done()
+    this.#settling.done(batch)
+    for (const { session } of lost) this.onLost(session)
+    for (const { session, pending, error } of refusals) {
+      if (!this.#gone.has(session)) this.onRefused(session, error, pending)
+    }
   }
 
   /** Whoever writes in a session has taken it: a copy elsewhere is known to be old by that. */
@@ -370,24 +394,6 @@ export class Journal {
     } catch (error) {
       this.unreachable(error)
       return false
-    }
-  }
-
-  #back(): void {
-    if (!this.#isFailing) return
-    this.#isFailing = false
-    clearTimeout(this.#awayTimer)
-    if (this.#away.signal.aborted) this.#away = new AbortController()
-  }
-
-  /** What could not be written goes before what has come since. */
-  #putBack(batch: ReadonlyMap<string, Pending>): void {
-    const since = this.#pending
-    this.#pending = new Map(batch)
-    for (const [id, later] of since) {
-      const earlier = this.#pending.get(id)
-      if (earlier === undefined) this.#pending.set(id, later)
-      else prepend(earlier, later)
     }
   }
 }

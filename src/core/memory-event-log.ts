@@ -162,6 +162,15 @@ export class MemoryEventLog implements EventLog {
     this.#show({ ...chunk, bytes: modernized(chunk.bytes) }, false)
   }
 
+  /** Takes back what was appended and not shown: the store refused it. Numbers go on after what is persisted. */
+  rewind(): void {
+    if (this.#pending.length > 0) this.#pending.take(this.bytes)
+    this.#pendingTerminal = false
+    this.#isSealed = false
+    this.#hidden = 0
+    this.lastSeq = this.#committedLast()
+  }
+
   /** Another server goes on with the log: nothing more is said here, and readers have to come again. */
   abandon(): void {
     if (this.isLost) return

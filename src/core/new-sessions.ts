@@ -1,5 +1,5 @@
 import type { DurableStore } from './durable-store.ts'
-import { InvalidParamsError, SessionExistsError } from './errors.ts'
+import { InvalidParamsError, onceBegun, SessionExistsError } from './errors.ts'
 import type { Journal } from './journal.ts'
 import type { Residents } from './residents.ts'
 import type { StoredSessions } from './stored-sessions.ts'
@@ -28,7 +28,8 @@ export class NewSessions {
     try {
       await journal.settled(made.sessionId)
     } catch (error) {
-      await refuse()
+      // Its own reason, where that can be found out, is a better answer.
+      await onceBegun(refuse())
       throw error
     }
     residents.used(made.sessionId)

@@ -4,10 +4,11 @@ import {
   type ErrorData,
   InternalError,
   KeptError,
+  OutcomeUnknownError,
+  onceBegun,
   SessionBusyError,
   SessionError,
   type SessionErrorCode,
-  StoreUnavailableError,
 } from './errors.ts'
 import { ElsewhereError } from './ownership.ts'
 
@@ -45,10 +46,11 @@ export class OwnerRequests {
 
   /**
    * Has `owner` do it. Rejects with what it rejects with there, with an `ElsewhereError` where the session is not with
-   * `owner` any more, and with a `StoreUnavailableError` where nobody can say what became of it.
+   * `owner` any more, and with an `OutcomeUnknownError` where nobody can say what became of it.
    */
   async ask(owner: string, operation: string, sessionId: string, args: unknown): Promise<unknown> {
-    const number = await this.#cluster.ask(owner, { operation, sessionId, args: JSON.stringify(args) })
+    // Without an answer the command may be there, and be executed.
+    const number = await onceBegun(this.#cluster.ask(owner, { operation, sessionId, args: JSON.stringify(args) }))
     const answer = await this.#answerTo(number)
     if ('value' in answer) return answer.value
     if ('error' in answer) throw errorOf(sessionId, answer.error)
@@ -87,8 +89,8 @@ export class OwnerRequests {
     const late = setTimeout(() => {
       const give = this.#waiting.get(number)
       void this.#cluster.withdraw(number).then(
-        (isNotBegun) => give?.(isNotBegun ? { isElsewhere: true } : unavailable()),
-        () => give?.(unavailable()),
+        (isNotBegun) => give?.(isNotBegun ? { isElsewhere: true } : unknown()),
+        () => give?.(unknown()),
       )
     }, PATIENCE_MS)
     try {
@@ -123,12 +125,12 @@ export class OwnerRequests {
   /** Its owner is gone. Where that had begun with it, nobody knows how far it came. */
   async #giveUp(number: number): Promise<void> {
     const isNotBegun = await this.#cluster.withdraw(number)
-    this.#waiting.get(number)?.(isNotBegun ? { isElsewhere: true } : unavailable())
+    this.#waiting.get(number)?.(isNotBegun ? { isElsewhere: true } : unknown())
   }
 }
 
-function unavailable(): Answer {
-  return { error: refusalOf(new StoreUnavailableError()) }
+function unknown(): Answer {
+  return { error: refusalOf(new OutcomeUnknownError()) }
 }
 
 function refusalOf(error: unknown): Refusal {

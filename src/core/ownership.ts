@@ -1,5 +1,5 @@
 import type { Claim, Cluster } from './cluster.ts'
-import { SessionNotFoundError } from './errors.ts'
+import { SessionNotFoundError, StoreUnavailableError } from './errors.ts'
 import type { SessionTask } from './session-task.ts'
 
 /** Another server has the session. */
@@ -122,11 +122,20 @@ export class Ownership {
   async #claimAll(): Promise<void> {
     const asked = this.#asked
     this.#asked = new Map()
+    await this.#claimThose(asked)
+  }
+
+  async #claimThose(asked: ReadonlyMap<string, Waiting[]>): Promise<void> {
     for (const id of asked.keys()) this.#claiming.set(id, (this.#claiming.get(id) ?? 0) + 1)
     try {
       const claims = new Map((await (this.#cluster as Cluster).claim([...asked.keys()])).map((one) => [one.id, one]))
       for (const [id, waiting] of asked) for (const { resolve } of waiting) resolve(claims.get(id))
     } catch (error) {
+      if (asked.size > 1 && !(error instanceof StoreUnavailableError)) {
+        // The store may refuse one of them alone.
+        await Promise.all([...asked].map((one) => this.#claimThose(new Map([one]))))
+        return
+      }
       this.isInDoubt = true
       for (const waiting of asked.values()) for (const { reject } of waiting) reject(error)
     } finally {

@@ -5,6 +5,7 @@ import { EphemeralSessionService } from './ephemeral-session-service.ts'
 import {
   ApprovalNotFoundError,
   InboxClosedError,
+  onceBegun,
   SessionBusyError,
   SessionNotRunningError,
   ShuttingDownError,
@@ -184,7 +185,7 @@ export class PersistentSessionService implements SessionService {
         // Not for as long as it takes until it is kept: what runs by then has its own place.
         return this.#new.make(() => (isDeferred ? create() : this.#duringStart(create)), refuse)
       })
-      await this.#recount()
+      await this.#recountQuietly()
       return handle
     })
   }
@@ -201,7 +202,8 @@ export class PersistentSessionService implements SessionService {
   }
 
   turnEnded(sessionId: string, turn: number, signal?: AbortSignal): Promise<TurnView> {
-    return this.#underWay(() => this.#streams.turnEnded(sessionId, turn, signal))
+    // Whoever waits for its end has started it.
+    return this.#underWay(() => onceBegun(this.#streams.turnEnded(sessionId, turn, signal)))
   }
 
   async interrupt(sessionId: string, turn?: InterruptTarget): Promise<{ turn: number }> {
@@ -257,7 +259,7 @@ export class PersistentSessionService implements SessionService {
     this.#assertAvailable()
     await (mode === 'cancel' ? this.#sessions.unfinished(sessionId) : this.#sessions.live(sessionId))
     await this.#router.run('archive', sessionId, { mode })
-    await this.#recount()
+    await this.#recountQuietly()
   }
 
   turns(sessionId: string, page: Page): Promise<{ turns: TurnView[]; total: number }> {
@@ -288,7 +290,7 @@ export class PersistentSessionService implements SessionService {
       await this.#new.refuseTakenId(id)
       await this.#new.refuseTakenName(name, '/metadata/session_metadata/comms_name')
     })
-    await this.#recount()
+    await this.#recountQuietly()
     return view
   }
 
@@ -297,7 +299,7 @@ export class PersistentSessionService implements SessionService {
     await this.#sessions.live(sessionId)
     await this.#residents.makeRoom()
     const view = await this.#router.run('fork', sessionId, turn === undefined ? {} : { turn })
-    await this.#recount()
+    await this.#recountQuietly()
     this.#residents.used(view.state.session_id)
     return view
   }
@@ -357,6 +359,13 @@ export class PersistentSessionService implements SessionService {
       this.#fault(error)
     }
     await this.#store.close()
+  }
+
+  /** What was just done is done, whether or not it can be counted. */
+  async #recountQuietly(): Promise<void> {
+    await this.#recount().catch((error) => {
+      if (!(error instanceof StoreUnavailableError)) this.#fault(error)
+    })
   }
 
   async #recount(): Promise<void> {

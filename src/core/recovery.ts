@@ -1,4 +1,4 @@
-import { TurnLostError } from './errors.ts'
+import type { SessionError } from './errors.ts'
 import type { AgentEvent, AgentOutput } from './events.ts'
 import { joined } from './host-cycle.ts'
 import type { SessionTask } from './session-task.ts'
@@ -7,13 +7,21 @@ import type { TurnRecord } from './turn-record.ts'
 import { ModelCall } from './turn-transcript.ts'
 import { addSpent, addUsage, NO_USAGE, type Spent } from './usage.ts'
 
+/** How a turn ends that no node runs any more. */
+export interface TurnEnding {
+  errorOf(turn: number): SessionError
+  /** What the turn has said stays in the transcript. */
+  readonly keepsSpeech: boolean
+}
+
 /**
- * Ends the turns that ran when their process did, each with `TURN_LOST`: what they had said stays in the transcript, and
- * what they had taken from the inbox ends with them. Turns that were in line are so again. Resolves with those that it ended.
+ * Ends the turns that were running, as `ending` says; what they had taken from the inbox ends with them. Turns that were
+ * queued are so again. Resolves with those that it ended.
  */
 export async function recover(
   session: SessionTask,
   eventsAfter: (seq: number) => Promise<AgentEvent[]>,
+  ending: TurnEnding,
 ): Promise<TurnRecord[]> {
   const lost: TurnRecord[] = []
   // Turns that were interrupted in line ended in between.
@@ -22,24 +30,27 @@ export async function recover(
   for (const record of session.turns) {
     if (record.status === 'queued') session.queue.add(record, false)
     else if (record.status === 'running') {
-      lose(session, record, await eventsOf(record))
+      if (ending.keepsSpeech) keepSpeech(session, record, await eventsOf(record))
+      fail(session, record, ending.errorOf(record.turn))
       lost.push(record)
     }
   }
   return lost
 }
 
-function lose(session: SessionTask, record: TurnRecord, events: readonly AgentEvent[]): void {
+function keepSpeech(session: SessionTask, record: TurnRecord, events: readonly AgentEvent[]): void {
   const { prompt, said } = lostRun(session, record, events)
-  if (prompt !== undefined) {
-    const { messages, ...spent } = fold(said)
-    const { usage, toolCalls } = spent
-    session.commit({ messages: [{ role: 'user', content: prompt }, ...messages], usage, toolCalls, ranMs: 0 })
-    record.spent = addSpent(record.spent, spent)
-  }
+  if (prompt === undefined) return
+  const { messages, ...spent } = fold(said)
+  const { usage, toolCalls } = spent
+  session.commit({ messages: [{ role: 'user', content: prompt }, ...messages], usage, toolCalls, ranMs: 0 })
+  record.spent = addSpent(record.spent, spent)
+}
+
+function fail(session: SessionTask, record: TurnRecord, failure: SessionError): void {
   record.status = 'failed'
-  record.error = new TurnLostError(session.id, record.turn)
-  const { message: error, code } = record.error
+  record.error = failure
+  const { message: error, code } = failure
   session.inbox?.end(session.lostInteractions, record.turn, { error, code })
   session.lostInteractions = []
   record.messageEnd = session.messages.length

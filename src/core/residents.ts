@@ -1,6 +1,6 @@
 import type { Changes } from './changes.ts'
 import type { DurableStore } from './durable-store.ts'
-import { CapacityReachedError, SessionNotFoundError, StoreUnavailableError } from './errors.ts'
+import { CapacityReachedError, type SessionError, SessionNotFoundError, StoreUnavailableError } from './errors.ts'
 import type { EventLog } from './event-log.ts'
 import type { Followers } from './followers.ts'
 import type { IdempotencyKeys } from './idempotency.ts'
@@ -9,12 +9,14 @@ import type { Journal } from './journal.ts'
 import type { LogFiller } from './log-filler.ts'
 import { ElsewhereError, type Ownership } from './ownership.ts'
 import { recover } from './recovery.ts'
+import { RefusedSessions } from './refused-sessions.ts'
 import type { Semaphore } from './semaphore.ts'
 import type { SessionFactory } from './session-factory.ts'
 import type { SessionRegistry } from './session-registry.ts'
 import { recordOf, refreshed } from './session-rows.ts'
 import type { Page, ServiceObserver } from './session-service.ts'
 import type { SessionTask } from './session-task.ts'
+import type { TurnRecord } from './turn-record.ts'
 import type { TurnSlots } from './turn-slots.ts'
 
 const RESUME_AGAIN_MS = 1_000
@@ -55,6 +57,7 @@ export class Residents {
   readonly #observer: ServiceObserver
   /** On their way into memory. */
   readonly #coming = new Map<string, Promise<SessionTask>>()
+  readonly #refused: RefusedSessions
   /** How many are dealing with a session: it may not leave. */
   readonly #pins = new Map<string, number>()
   /** What was used last is last. */
@@ -70,6 +73,15 @@ export class Residents {
     this.#slots = slots
     this.#observer = observer
     journal.onLost = (session) => void this.lose(session)
+    this.#refused = new RefusedSessions({
+      residents: this,
+      engine,
+      journal,
+      store,
+      ownership,
+      followers,
+      observer,
+    })
   }
 
   /** A session that is here, archived or not, as far as it is known here. */
@@ -145,6 +157,7 @@ export class Residents {
   async adopt(sessionIds: Iterable<string>): Promise<number> {
     let left = 0
     for (const id of sessionIds) {
+      if (this.#refused.isHopeless(id)) continue
       try {
         await this.with(id, () => {})
       } catch (error) {
@@ -176,23 +189,39 @@ export class Residents {
     return this.#coming.has(sessionId) || this.#ownership.isClaiming(sessionId)
   }
 
-  /** Another server has the session, or it could not be made: the agent stops, and readers come again elsewhere. */
+  /** Another server has the session: the agent stops, and readers come again elsewhere. */
   async lose(session: SessionTask): Promise<void> {
-    const { registry, changes } = this.#engine
-    if (!registry.forget(session)) return
-    const open = this.#journal.lose(session)
-    // They may have started what nobody will ever see.
-    if (session.keys !== undefined) this.#engine.keys.forget(session.keys)
-    this.#usedAt.delete(session.id)
     const { activeRecord } = session
+    const open = this.drop(session)
+    if (open === undefined) return
     if (activeRecord !== undefined) {
       this.#observer.sessionLost?.({ session_id: session.id, turn: activeRecord.turn })
     }
+    this.handOver(session, open)
+    await this.letGo(session)
+  }
+
+  /** Nothing is found of the session here from now on. Returns its turns that the store may know more of. */
+  drop(session: SessionTask, refusal?: SessionError, keepsLog = false): TurnRecord[] | undefined {
+    if (!this.#engine.registry.forget(session)) return undefined
+    const open = this.#journal.lose(session, refusal, keepsLog)
+    // They may have started what nobody will ever see.
+    if (session.keys !== undefined) this.#engine.keys.forget(session.keys)
+    this.#usedAt.delete(session.id)
     session.lose()
+    return open
+  }
+
+  /** Who waits for the end of a turn learns it from the store. */
+  handOver(session: SessionTask, open: readonly TurnRecord[]): void {
     for (const record of open) record.reopen()
     const interactions = session.inbox?.unfinished ?? []
-    // Who waits for the end of a turn learns it from the store.
     if (open.length > 0 || interactions.length > 0) this.#followers.takeOver(session.id, open, interactions)
+  }
+
+  /** Waits until the agent has stopped. */
+  async letGo(session: SessionTask): Promise<void> {
+    const { changes } = this.#engine
     while (session.isActive) await changes.next()
     await session.release()
     session.permit.release()
@@ -219,6 +248,7 @@ export class Residents {
   }
 
   async #take(sessionId: string): Promise<SessionTask> {
+    await this.#refused.gone(sessionId)
     if (this.#store.cluster === undefined) return this.#restore(sessionId, 1)
     const claim = await this.#ownership.claim(sessionId)
     const resident = this.get(sessionId)
@@ -254,6 +284,7 @@ export class Residents {
     const log = await this.#followers.open(row)
     const session = this.#engine.factory.restore(init, log)
     this.#journal.restored(session)
+    this.#followers.giveBack(id)
     this.#ownership.hold(session, epoch)
     if (interactions.length > 0) {
       session.inbox = session.openInbox()
@@ -269,16 +300,25 @@ export class Residents {
     if (row.isArchived) {
       this.#engine.registry.archive(session)
       session.shutdown(true)
-    } else if (row.isActive) void this.#resume(session)
+    } else if (row.isActive) {
+      // Not before the end of the turn before is persisted: the store may refuse it.
+      this.#journal.whenSettled(id, () => void this.#resume(session))
+    }
     return session
   }
 
   /** Ends turns that were lost. Where that fails nothing of the session is here. */
   async #recover(session: SessionTask, log: EventLog): Promise<void> {
     try {
-      const lost = await recover(session, (after) => this.#logs.events(session.id, log, after))
-      this.#journal.whenSettled(session.id, () => {
-        for (const record of lost) this.#observer.turnEnded?.(record, record.durationMs)
+      const { id } = session
+      const eventsAfter = (after: number) => this.#logs.events(id, log, after)
+      const lost = await recover(session, eventsAfter, this.#refused.endingOf(id))
+      this.#journal.whenSettled(id, () => {
+        this.#refused.forget(id)
+        for (const record of lost) {
+          record.announceEnd()
+          this.#observer.turnEnded?.(record, undefined)
+        }
       })
     } catch (error) {
       await this.lose(session)

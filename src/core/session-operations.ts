@@ -1,6 +1,6 @@
 import type { Approval } from './agent.ts'
 import type { EphemeralSessionService } from './ephemeral-session-service.ts'
-import type { Incoming } from './interaction.ts'
+import type { Incoming, Interaction } from './interaction.ts'
 import type { Journal } from './journal.ts'
 import type {
   InjectOptions,
@@ -55,6 +55,10 @@ export function sessionOperations(
     await journal.settled(sessionId)
     return result
   }
+  const taken = async ({ id }: SessionTask, interaction: Interaction | undefined): Promise<void> => {
+    await journal.settled(id)
+    if (interaction?.refusal !== undefined) throw interaction.refusal
+  }
   return {
     startTurn: async (session, { request, options }) => {
       const { id } = session
@@ -72,10 +76,15 @@ export function sessionOperations(
       engine.approve(id, turn, callId, approval)
       return undefined
     },
-    inject: async ({ id }, { request, options }) => kept(await engine.inject(id, request, options), id),
+    inject: async (session, { request, options }) => {
+      const handle = await engine.inject(session.id, request, options)
+      await taken(session, session.inbox?.find(handle.interactionId))
+      return handle
+    },
     deliver: async (session, { incoming, isSubscribed }) => {
-      const { id } = session.inject(incoming, isSubscribed)
-      return kept(id, session.id)
+      const interaction = session.inject(incoming, isSubscribed)
+      await taken(session, interaction)
+      return interaction.id
     },
     archive: async ({ id }, { mode }) => {
       engine.archive(id, mode)

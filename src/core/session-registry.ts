@@ -105,9 +105,10 @@ export class SessionRegistry {
     if (session.metadata.comms_name !== undefined) this.#named.delete(session.metadata.comms_name)
   }
 
-  /** The same for one that may be draining. False when it is not here. */
+  /** The same for one that may be archived. False when it is not here. */
   forget(session: SessionTask): boolean {
     if (this.#draining.delete(session)) return true
+    if (this.#archived.get(session.id) === session) return this.#archived.delete(session.id)
     if (this.#live.get(session.id) !== session) return false
     this.remove(session)
     return true

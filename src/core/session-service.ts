@@ -221,11 +221,14 @@ export interface SessionQuery extends Page {
 
 /** Counts and durations for metrics and logs. Called synchronously: keep it short, and do not throw. */
 export interface ServiceObserver {
-  turnEnded?(turn: TurnView, durationMs: number): void
+  /** `durationMs` is missing where it was not measured: the turn never ran, or the process that ran it is gone. */
+  turnEnded?(turn: TurnView, durationMs: number | undefined): void
   /** Something went wrong that no caller can be told about, or only in general terms. */
   fault?(error: unknown, where: { session_id: string; turn?: number }): void
   /** Another server has taken over a session whose turn ran here: this one had not been heard for too long. */
   sessionLost?(where: { session_id: string; turn: number }): void
+  /** The store refuses to persist what happened in a session: its turn fails, or the session is not made. */
+  writeRefused?(error: unknown, where: { session_id: string }): void
   /** The store cannot be used: said once for each time that it is away. */
   storeFault?(error: unknown): void
 }

@@ -95,7 +95,17 @@ function spentRowOf({ metadata }: SessionTask, record: TurnRecord): SpentRow {
 }
 
 /** What could not be written goes before what has come since. */
-export function prepend(earlier: Pending, later: Pending): void {
+export function putBefore(unwritten: ReadonlyMap<string, Pending>, since: Map<string, Pending>): Map<string, Pending> {
+  const all = new Map(unwritten)
+  for (const [id, later] of since) {
+    const earlier = all.get(id)
+    if (earlier === undefined) all.set(id, later)
+    else append(earlier, later)
+  }
+  return all
+}
+
+function append(earlier: Pending, later: Pending): void {
   earlier.isNew ||= later.isNew
   earlier.chunks.push(...later.chunks)
   earlier.shows.push(...later.shows)

@@ -1,11 +1,11 @@
-import { StoreUnavailableError } from './errors.ts'
+import { OutcomeUnknownError } from './errors.ts'
 
 interface Waiting {
   readonly id: string
   /** All that it waits for is in the commit under way. */
   isInFlight: boolean
   resolve(): void
-  reject?(): void
+  reject?(error: Error): void
 }
 
 /** Who waits until all that has happened in a session so far is kept. */
@@ -22,19 +22,25 @@ export class Settling {
     this.#waiting.push({ id, isInFlight, resolve: then })
   }
 
-  /** Rejects with a `StoreUnavailableError` after `patienceMs`, or when another server takes the session over. */
+  /** Rejects with an `OutcomeUnknownError` after `patienceMs`, or with what `drop` is given. */
   wait(id: string, isInFlight: boolean, patienceMs: number): Promise<void> {
     return new Promise((resolve, reject) => {
-      const give = (act: () => void) => () => {
-        clearTimeout(timer)
-        act()
-      }
-      const refuse = () => reject(new StoreUnavailableError())
-      const waiting: Waiting = { id, isInFlight, resolve: give(resolve), reject: give(refuse) }
       const timer = setTimeout(() => {
         this.#waiting = this.#waiting.filter((one) => one !== waiting)
-        refuse()
+        reject(new OutcomeUnknownError())
       }, patienceMs)
+      const waiting: Waiting = {
+        id,
+        isInFlight,
+        resolve: () => {
+          clearTimeout(timer)
+          resolve()
+        },
+        reject: (error) => {
+          clearTimeout(timer)
+          reject(error)
+        },
+      }
       this.#waiting.push(waiting)
     })
   }
@@ -44,17 +50,18 @@ export class Settling {
     for (const waiting of this.#waiting) waiting.isInFlight = batch.has(waiting.id)
   }
 
-  /** It is done. */
-  done(): void {
-    const served = this.#waiting.filter(({ isInFlight }) => isInFlight)
-    this.#waiting = this.#waiting.filter(({ isInFlight }) => !isInFlight)
+  /** It is done for the sessions in `batch`. */
+  done(batch: { has(id: string): boolean }): void {
+    const isServed = ({ id, isInFlight }: Waiting) => isInFlight && batch.has(id)
+    const served = this.#waiting.filter(isServed)
+    this.#waiting = this.#waiting.filter((waiting) => !isServed(waiting))
     for (const { resolve } of served) resolve()
   }
 
-  /** Nothing of the session will be kept. */
-  drop(id: string): void {
+  /** Nothing of the session will be persisted. By default another node has taken it over. */
+  drop(id: string, error: Error = new OutcomeUnknownError()): void {
     const dropped = this.#waiting.filter((waiting) => waiting.id === id)
     this.#waiting = this.#waiting.filter((waiting) => waiting.id !== id)
-    for (const { reject } of dropped) reject?.()
+    for (const { reject } of dropped) reject?.(error)
   }
 }

@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Cluster } from './cluster.ts'
 import type { DurableStore, KeyRow } from './durable-store.ts'
-import { IdempotencyKeyReusedError, StoreUnavailableError } from './errors.ts'
+import { IdempotencyKeyReusedError, OutcomeUnknownError } from './errors.ts'
 import { IdempotencyKeys, nothingToResume } from './idempotency.ts'
 import type { Lease } from './lease.ts'
 import type { StartOptions } from './session-service.ts'
@@ -68,7 +68,8 @@ export class StartKeys {
       }
       await sleep(LOOK_AGAIN_MS)
     }
-    throw new StoreUnavailableError()
+    // Another request with the key has begun, and may have started something.
+    throw new OutcomeUnknownError()
   }
 
   /** What the key has started, or another request of this server is about to start with it. */

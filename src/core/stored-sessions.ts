@@ -1,5 +1,11 @@
 import type { DurableStore, SessionRow, TurnRow } from './durable-store.ts'
-import { PersistenceDisabledError, SessionNotFoundError, TurnNotFoundError } from './errors.ts'
+import {
+  OutcomeUnknownError,
+  PersistenceDisabledError,
+  SessionNotFoundError,
+  StoreUnavailableError,
+  TurnNotFoundError,
+} from './errors.ts'
 import type { Followers } from './followers.ts'
 import type { Journal } from './journal.ts'
 import { PAGE_BYTES } from './page.ts'
@@ -26,8 +32,17 @@ export class StoredSessions {
     this.#followers = followers
   }
 
+  /** Resolves once all that has happened in the session so far is persisted, for a caller that only reads. */
+  async settled(sessionId: string): Promise<void> {
+    try {
+      await this.#journal.settled(sessionId)
+    } catch (error) {
+      throw error instanceof OutcomeUnknownError ? new StoreUnavailableError(error) : error
+    }
+  }
+
   async row(sessionId: string): Promise<SessionRow | undefined> {
-    await this.#journal.settled(sessionId)
+    await this.settled(sessionId)
     return this.#store.session(sessionId)
   }
 

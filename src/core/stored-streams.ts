@@ -138,12 +138,12 @@ export class StoredStreams {
    * of that turn changes any more; what came later may be missing, so a cursor beyond it is for the store to judge.
    */
   async #copyWithAllOf(sessionId: string, turn: number, after = 0): Promise<SessionTask | undefined> {
-    const { residents, journal } = this.#parts
+    const { residents, sessions } = this.#parts
     const isHere = (session: SessionTask | undefined): session is SessionTask =>
       session?.turns[turn - 1]?.isOver === true && after <= session.log.lastSeq
     const session = residents.get(sessionId)
     if (!isHere(session)) return undefined
-    await journal.settled(sessionId)
+    await sessions.settled(sessionId)
     // It may have been lost before that was kept.
     return residents.get(sessionId) === session && isHere(session) ? session : undefined
   }

@@ -37,7 +37,7 @@ export function turnMetrics(): TurnMetrics {
     registry,
     observe: (turn, durationMs) => {
       turns.inc({ outcome: turn.status })
-      duration.observe(durationMs / 1_000)
+      if (durationMs !== undefined) duration.observe(durationMs / 1_000)
     },
   }
 }

@@ -26,6 +26,9 @@ const ANY_ROUTE: readonly ProblemCode[] = [
 ]
 const ROUTE_WITH_BODY: readonly ProblemCode[] = ['PAYLOAD_TOO_LARGE', 'UNSUPPORTED_MEDIA_TYPE']
 
+/** Operations on what the store has: it may be away, also after one that changes something has begun. */
+const TAGS_WITH_STORE = new Set(['sessions', 'turns', 'interactions', 'transcripts'])
+
 /** Headers that go with some problems, by the code that they go with. */
 const retryAfter = {
   'Retry-After': count('Seconds after which another try makes sense', { title: 'RetryAfter' }),
@@ -41,6 +44,7 @@ const PROBLEM_HEADERS: Partial<Record<ProblemCode, Record<string, TSchema>>> = {
   SESSION_CAPACITY_REACHED: retryAfter,
   INBOX_FULL: retryAfter,
   SHUTTING_DOWN: retryAfter,
+  STORE_UNAVAILABLE: retryAfter,
 }
 
 /** The document that the routes' schemas make, its pages, and a reference that a person can read and try. */
@@ -126,6 +130,10 @@ function describeProblems(route: RouteOptions): void {
   const codes: ProblemCode[] = [...ANY_ROUTE, ...(config?.problems ?? [])]
   if (schema.body !== undefined) codes.push(...ROUTE_WITH_BODY)
   if (!config?.public) codes.push('UNAUTHORIZED')
+  if (schema.tags?.some((tag) => TAGS_WITH_STORE.has(tag))) {
+    codes.push('STORE_UNAVAILABLE')
+    if (route.method !== 'GET') codes.push('OUTCOME_UNKNOWN')
+  }
   const byStatus = new Map<number, ProblemCode[]>()
   for (const code of new Set(codes)) {
     const status = problemStatus[code]

@@ -67,6 +67,7 @@ export const problemStatus = {
   INBOX_FULL: 503,
   SHUTTING_DOWN: 503,
   STORE_UNAVAILABLE: 503,
+  OUTCOME_UNKNOWN: 503,
 } as const satisfies Record<ProblemCode, number>
 
 const text = (description: string) => Type.String({ description })

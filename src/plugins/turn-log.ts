@@ -1,5 +1,5 @@
 import type { FastifyBaseLogger } from 'fastify'
-import type { SessionError } from '../core/errors.ts'
+import { InternalError, type SessionError } from '../core/errors.ts'
 import type { ServiceObserver } from '../core/session-service.ts'
 
 const MAX_CAUSES = 5
@@ -20,11 +20,16 @@ export function turnLog(log: FastifyBaseLogger, observe: NonNullable<ServiceObse
 /** Lines for what no caller can be told. */
 export function faultLog(
   log: FastifyBaseLogger,
-): Pick<Required<ServiceObserver>, 'fault' | 'sessionLost' | 'storeFault'> {
+): Pick<Required<ServiceObserver>, 'fault' | 'sessionLost' | 'writeRefused' | 'storeFault'> {
   return {
     fault: (error, where) => log.error({ err: error, ...where }, 'the agent failed unexpectedly'),
     sessionLost: (where) =>
       log.warn(where, 'another server has taken over the session: this one was not heard for too long'),
+    writeRefused: (error, where) =>
+      log.error(
+        { err: error instanceof InternalError ? error.cause : error, ...where },
+        'the store refused to persist a session: its turn fails, or it is not created',
+      ),
     storeFault: (error) => log.error({ err: error }, 'the store cannot be written; it is tried again and again'),
   }
 }

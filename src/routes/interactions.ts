@@ -2,6 +2,7 @@ import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox'
 import { type Static, Type } from '@sinclair/typebox'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import { count } from '../core/count.ts'
+import { onceBegun } from '../core/errors.ts'
 import { fromHeader, lastEventId } from './cursor.ts'
 import { eventStream, header, json, SessionParams } from './schemas.ts'
 import { StartHeaders, StartQuery, startMode, varyByAccept } from './start.ts'
@@ -71,7 +72,9 @@ export const interactionRoutes: FastifyPluginAsyncTypebox = async (app) => {
     const { interactionId } = handle
     if (!stream) return reply.code(202).send({ interaction_id: interactionId, queued: true })
     const after = lastEventId(request.headers)
-    const events = await fromHeader(() => app.sessions.streamInteraction(session_id, interactionId, { after }))
+    const events = await onceBegun(
+      fromHeader(async () => app.sessions.streamInteraction(session_id, interactionId, { after })),
+    )
     const url = `${app.prefix}/sessions/${session_id}/interactions/${interactionId}/events`
     reply.headers({ location: url, 'content-location': url })
     if (events === undefined) return reply.code(204).send()

@@ -4,7 +4,13 @@ import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import Negotiator from 'negotiator'
 import stringify from 'safe-stable-stringify'
 import { count } from '../core/count.ts'
-import { FirstTurnFailedError, InvalidParamsError, type SessionError, SessionNotRunningError } from '../core/errors.ts'
+import {
+  FirstTurnFailedError,
+  InvalidParamsError,
+  onceBegun,
+  type SessionError,
+  SessionNotRunningError,
+} from '../core/errors.ts'
 import type { RunResult, StartOptions, TurnHandle, TurnView } from '../core/session-service.ts'
 import { NO_USAGE } from '../core/usage.ts'
 import { fromHeader, lastEventId } from './cursor.ts'
@@ -97,7 +103,11 @@ function fingerprintOf(body: unknown): string {
 }
 
 /** Answers with the turn as it was asked for. `created` is true where the request also made the session. */
-export async function answer(
+export function answer(...args: Parameters<typeof answerBegun>): Promise<unknown> {
+  return onceBegun(answerBegun(...args))
+}
+
+async function answerBegun(
   app: FastifyInstance,
   request: FastifyRequest,
   reply: FastifyReply,

@@ -215,7 +215,7 @@ test('a merge keeps turns apart, and what is large as it is', () => {
   expect([log.read(64)?.last, log.read(127)?.last]).toEqual([65, 128])
 })
 
-test('who reads a log that goes on elsewhere has to come again', () => {
+test('who reads a log that goes on elsewhere gets what is here, and has to come again', () => {
   const { log } = backed()
   log.ingest(chunkOf(1, deltas('a')))
   const stream = new LogStream({ sessionId: 's', log, position: 0 })
@@ -224,6 +224,7 @@ test('who reads a log that goes on elsewhere has to come again', () => {
   log.abandon()
   log.abandon()
   expect(woken).toHaveBeenCalledTimes(1)
+  expect(String(stream.read())).toContain('"delta":"a"')
   expect(() => stream.read()).toThrow(expect.objectContaining({ code: 'STORE_UNAVAILABLE' }))
 })
 

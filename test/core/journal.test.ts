@@ -1,4 +1,5 @@
 import { expect, test, vi } from 'vitest'
+import { StoreUnavailableError } from '../../src/core/errors.ts'
 import { Journal } from '../../src/core/journal.ts'
 import { Ownership } from '../../src/core/ownership.ts'
 import type { SessionTask } from '../../src/core/session-task.ts'
@@ -110,7 +111,7 @@ test('of a session that talks only how far it is is written, unless nobody knows
   session.updatedAt++
   expect([await wrote('two'), await wrote('three')]).toEqual([[false], [true]])
   store.committed = () => {
-    throw new Error('the answer is lost')
+    throw new StoreUnavailableError()
   }
   expect(await wrote('four')).toEqual([true])
   store.committed = () => {}
@@ -171,7 +172,7 @@ test('what comes while a commit fails follows it', async () => {
   say(session, 'two')
   say(other, 'three')
   await settled()
-  gate.fail(new Error('not now'))
+  gate.fail(new StoreUnavailableError())
   await settled()
   store.committing = () => {}
   await retried()
@@ -187,7 +188,7 @@ test('after long everybody who waits is told that the store is away, until it is
   clock.pass(4_999)
   expect(away.aborted).toBe(false)
   clock.pass(1)
-  expect(away.reason).toMatchObject({ code: 'STORE_UNAVAILABLE' })
+  expect(away.reason).toMatchObject({ code: 'OUTCOME_UNKNOWN' })
   journal.reachable()
   expect([journal.isAvailable, journal.away.aborted]).toEqual([true, false])
 })
@@ -256,7 +257,7 @@ test('who waits for a commit that failed waits for the next', async () => {
   say(session, 'one')
   await settled()
   journal.whenSettled(session.id, told)
-  gate.fail(new Error('not now'))
+  gate.fail(new StoreUnavailableError())
   await settled()
   expect(told).not.toHaveBeenCalled()
   store.committing = () => {}
@@ -269,14 +270,14 @@ test('who waits for long is told that the store is away', async () => {
   const session = await kept()
   const gate = holdUp(store)
   say(session, 'one')
-  const refused = expect(journal.settled(session.id)).rejects.toMatchObject({ code: 'STORE_UNAVAILABLE' })
+  const refused = expect(journal.settled(session.id)).rejects.toMatchObject({ code: 'OUTCOME_UNKNOWN' })
   await settled()
   const served = journal.settled(session.id)
   clock.pass(5_000)
   await refused
   const later = journal.settled(session.id)
   gate.open()
-  await expect(served).rejects.toMatchObject({ code: 'STORE_UNAVAILABLE' })
+  await expect(served).rejects.toMatchObject({ code: 'OUTCOME_UNKNOWN' })
   await later
 })
 
@@ -288,7 +289,7 @@ test('who waits for a session that is lost is told so, or nothing', async () => 
   const gate = holdUp(store)
   say(session, 'one')
   say(other, 'two')
-  const refused = expect(journal.settled(session.id)).rejects.toMatchObject({ code: 'STORE_UNAVAILABLE' })
+  const refused = expect(journal.settled(session.id)).rejects.toMatchObject({ code: 'OUTCOME_UNKNOWN' })
   journal.whenSettled(session.id, told)
   const fine = journal.settled(other.id)
   engine.parts.registry.remove(session)
@@ -364,7 +365,7 @@ test('a session that is lost while its commit fails is not written again', async
   say(other, 'two')
   await settled()
   journal.lose(session)
-  gate.fail(new Error('not now'))
+  gate.fail(new StoreUnavailableError())
   await settled()
   store.committing = () => {}
   await retried()

@@ -189,7 +189,9 @@ describe('an answer', () => {
     await serve()
     mailbox.gone.add('b')
     await asker.look()
-    expect(await errorOf(() => answer)).toMatchObject({ code: 'STORE_UNAVAILABLE', retryAfter: 1 })
+    const error = await errorOf(() => answer)
+    expect(error).toMatchObject({ code: 'OUTCOME_UNKNOWN' })
+    expect(error).not.toHaveProperty('retryAfter')
   })
 })
 
@@ -211,14 +213,14 @@ describe('an owner that does not answer in ten seconds', () => {
     const { answer, serve } = await asking({ execute: () => new Promise(() => {}) })
     await serve()
     await timers.pass(10_000)
-    expect(await errorOf(() => answer)).toMatchObject({ code: 'STORE_UNAVAILABLE' })
+    expect(await errorOf(() => answer)).toMatchObject({ code: 'OUTCOME_UNKNOWN' })
   })
 
   test('may have begun where the store cannot say', async () => {
     const timers = useTimers()
     const { answer } = await asking({ asker: { withdraw: () => Promise.reject(new Error('gone')) } })
     await timers.pass(10_000)
-    expect(await errorOf(() => answer)).toMatchObject({ code: 'STORE_UNAVAILABLE' })
+    expect(await errorOf(() => answer)).toMatchObject({ code: 'OUTCOME_UNKNOWN' })
   })
 
   test('since its answer could not be written goes on with what comes next', async () => {
@@ -229,14 +231,14 @@ describe('an owner that does not answer in ten seconds', () => {
     await serve()
     expect(reply).toHaveBeenCalledWith(1, '{"value":"done"}')
     await timers.pass(10_000)
-    expect(await errorOf(() => answer)).toMatchObject({ code: 'STORE_UNAVAILABLE' })
+    expect(await errorOf(() => answer)).toMatchObject({ code: 'OUTCOME_UNKNOWN' })
     const next = asker.ask('b', 'interrupt', 's', {})
     next.catch(() => {})
     await settled()
     await serve()
     expect(execute).toHaveBeenCalledTimes(2)
     await timers.pass(10_000)
-    await expect(next).rejects.toMatchObject({ code: 'STORE_UNAVAILABLE' })
+    await expect(next).rejects.toMatchObject({ code: 'OUTCOME_UNKNOWN' })
   })
 })
 

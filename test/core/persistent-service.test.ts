@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import { expect, onTestFinished, test } from 'vitest'
 import type { SessionAgentBuilder } from '../../src/core/agent.ts'
 import type { DurableStore } from '../../src/core/durable-store.ts'
+import { StoreUnavailableError } from '../../src/core/errors.ts'
 import type { AgentEvent } from '../../src/core/events.ts'
 import { PersistentSessionService } from '../../src/core/persistent-session-service.ts'
 import { SqliteStore } from '../../src/stores/sqlite/sqlite-store.ts'
@@ -158,7 +159,7 @@ test('what is said while a commit is under way, or while it fails, is kept after
       return async (...args: unknown[]) => {
         if (name === 'commit') {
           await new Promise((resolve) => setImmediate(resolve))
-          if (failures-- > 0) throw new Error('not now')
+          if (failures-- > 0) throw new StoreUnavailableError()
         }
         return method.apply(target, args)
       }
@@ -330,7 +331,7 @@ test('what comes while a commit fails goes with it when it is repeated, and a tu
   go.open()
   await said.promise
   await new Promise(setImmediate)
-  failing.fail(new Error('The answer was lost'))
+  failing.fail(new StoreUnavailableError())
   await started
   expect(await service.turnEnded(sessionId, 1)).toMatchObject({ status: 'completed', result: { text: 'onetwo' } })
   const seqs: number[] = []

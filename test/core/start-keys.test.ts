@@ -245,7 +245,7 @@ describe('a key, where there are several,', () => {
     clock.pass(50)
     await settled()
     expect(seen.isOver).toBe(true)
-    expect(await codeOf(() => started)).toBe('STORE_UNAVAILABLE')
+    expect(await codeOf(() => started)).toBe('OUTCOME_UNKNOWN')
     expect(read).toHaveBeenCalledTimes(2)
     expect(shared.held.size).toBe(1)
   })

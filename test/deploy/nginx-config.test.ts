@@ -103,10 +103,12 @@ test('takes bodies that are as large as the nodes take them, in memory', () => {
 
 test('what the proxy says itself is a problem that the nodes have too', () => {
   const answers = directives(tree, 'http/server/location').flatMap(({ block }) => {
-    const [status, body] = directives(block, 'return')[0]?.args ?? []
-    if (status === undefined) return []
-    expect(only(block, 'default_type')).toEqual(['application/problem+json; charset=utf-8'])
-    return [{ sent: Number(status), problem: JSON.parse(String(body)) as Record<string, unknown> }]
+    const returned = [...directives(block, 'if/return'), ...directives(block, 'return')]
+    return returned.flatMap(({ args: [status, body] }) => {
+      if (body === undefined) return []
+      expect(only(block, 'default_type')).toEqual(['application/problem+json; charset=utf-8'])
+      return [{ sent: Number(status), problem: JSON.parse(body) as Record<string, unknown> }]
+    })
   })
   const codes = answers.map(({ sent, problem: { detail, ...problem } }) => {
     const code = problem.code as keyof typeof problemStatus
@@ -116,5 +118,5 @@ test('what the proxy says itself is a problem that the nodes have too', () => {
     expect(detail).toMatch(/^\w.{20,}$/)
     return code
   })
-  expect(codes).toEqual(['PAYLOAD_TOO_LARGE', 'STORE_UNAVAILABLE'])
+  expect(codes).toEqual(['PAYLOAD_TOO_LARGE', 'OUTCOME_UNKNOWN', 'STORE_UNAVAILABLE'])
 })

@@ -100,7 +100,9 @@ describe.each(Object.entries(quickStores))('while the %s store is away', (_, pla
     await until('the turn is kept', async () => (await readTurn(api, id, 1)).status === 'running')
     isAway = true
     run.finish()
-    expectProblem(await waiting, 503, 'STORE_UNAVAILABLE')
+    const told = await waiting
+    expectProblem(told, 503, 'OUTCOME_UNKNOWN')
+    expect(told.headers).not.toHaveProperty('retry-after')
     isAway = false
     await until('it is over', async () => (await readTurn(api, id, 1)).status === 'completed')
   })

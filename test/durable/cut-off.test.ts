@@ -115,7 +115,7 @@ test('a server that is cut off while others are there gives up its turns, and le
   // Nobody waits for a store for longer than five seconds; who did not have to is told what became of the turn.
   const told = await caller
   if (told.status === 200) expect(told.body).toMatchObject({ turn: 2, text: 'ran elsewhere' })
-  else expectProblem(told, 503, 'STORE_UNAVAILABLE')
+  else expectProblem(told, 503, 'OUTCOME_UNKNOWN')
   await until('the last turn is over', async () => (await readTurn(cut.api, archived, 1)).status === 'failed')
   expect(await readTurn(cut.api, running, 1)).toMatchObject({ status: 'failed', error: { code: 'TURN_LOST' } })
   const part = await open(cut, `/sessions/${archived}/interactions/${waiting.body.interaction_id}/events`)

@@ -4,6 +4,7 @@ import {
   ApprovalNotFoundError,
   BudgetExhaustedError,
   HookDeniedError,
+  OutcomeUnknownError,
   ProviderError,
   SkillNotFoundError,
   SkillResolutionError,
@@ -50,6 +51,7 @@ const failures = {
   PROVIDER_ERROR: new ProviderError('The model is not there'),
   TURN_LOST: new TurnLostError(NOBODY, 1),
   STORE_UNAVAILABLE: new StoreUnavailableError(),
+  OUTCOME_UNKNOWN: new OutcomeUnknownError(),
 }
 
 const gate = gatedAgent()
@@ -93,6 +95,7 @@ const CONTRACT = {
   INBOX_FULL: 503,
   SHUTTING_DOWN: 503,
   STORE_UNAVAILABLE: 503,
+  OUTCOME_UNKNOWN: 503,
 } as const
 type Code = keyof typeof CONTRACT
 
@@ -123,6 +126,7 @@ const ways: Record<Code, () => Promise<Answer>> = {
   PROVIDER_ERROR: failWith('PROVIDER_ERROR'),
   TURN_LOST: failWith('TURN_LOST'),
   STORE_UNAVAILABLE: failWith('STORE_UNAVAILABLE'),
+  OUTCOME_UNKNOWN: failWith('OUTCOME_UNKNOWN'),
   INBOX_CLOSED: async () => {
     const id = await createIdle(api)
     await api.delete(`/sessions/${id}`)

@@ -15,7 +15,8 @@ import { ownServer, useServer } from '../helpers/suite.ts'
  * The table of codes in section 3 of the contract, each with a request that provokes it.
  *
  * Not here, for nothing outside can provoke them on this server: INBOX_CLOSED and INBOX_FULL (no
- * inbox), SKILL_* (no skills), BUDGET_EXHAUSTED and PROVIDER_ERROR (no model), STORE_UNAVAILABLE (memory is always there).
+ * inbox), SKILL_* (no skills), BUDGET_EXHAUSTED and PROVIDER_ERROR (no model), STORE_UNAVAILABLE and OUTCOME_UNKNOWN
+ * (memory is always there).
  * REQUEST_TIMEOUT is in timeouts.test.ts, SHUTTING_DOWN in closing.test.ts, because they take a while.
  */
 

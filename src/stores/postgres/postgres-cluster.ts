@@ -2,9 +2,9 @@ import { randomUUID } from 'node:crypto'
 import type { Claim, Cluster, Command, News, Notice, Position, Reply } from '../../core/cluster.ts'
 import { LEASE_MS } from '../../core/cluster.ts'
 import type { KeyRow } from '../../core/durable-store.ts'
-import { StoreUnavailableError } from '../../core/errors.ts'
 import { disconnect, inTime, NoAnswerError, openControl, type Sql } from './connections.ts'
 import { toChunk, toKey, toSession } from './rows.ts'
+import { isReadOnly, storeError } from './store-error.ts'
 import type { Target } from './target.ts'
 import { CHANNEL, digestOf } from './writer-functions.ts'
 
@@ -235,7 +235,7 @@ export class PostgresCluster implements Cluster {
         ),
       )
     } catch (error) {
-      throw new StoreUnavailableError(error)
+      throw storeError(error)
     }
   }
 
@@ -244,8 +244,8 @@ export class PostgresCluster implements Cluster {
     try {
       return await inTime(control.unsafe(sql, values as never[], { prepare: true }), ANSWER_MS)
     } catch (error) {
-      if (error instanceof NoAnswerError) this.#replace(control)
-      throw new StoreUnavailableError(error)
+      if (error instanceof NoAnswerError || isReadOnly(error)) this.#replace(control)
+      throw storeError(error)
     }
   }
 

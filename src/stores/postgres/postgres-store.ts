@@ -7,7 +7,6 @@ import type {
   SweepLimits,
   TurnRow,
 } from '../../core/durable-store.ts'
-import { StoreUnavailableError } from '../../core/errors.ts'
 import type { Chunk } from '../../core/memory-event-log.ts'
 import type { Page, SessionQuery } from '../../core/session-service.ts'
 import type { Message } from '../../core/transcript.ts'
@@ -17,6 +16,7 @@ import { disconnect, inTime, NoAnswerError, openReaders, type Sql } from './conn
 import { openingError } from './opening.ts'
 import { PostgresCluster } from './postgres-cluster.ts'
 import { toChunk, toKey, toSession } from './rows.ts'
+import { isReadOnly, storeError } from './store-error.ts'
 import { type Target, targetOf } from './target.ts'
 import { usageOf } from './usage.ts'
 import { Writer } from './writer.ts'
@@ -180,8 +180,9 @@ export class PostgresStore implements DurableStore {
       writer = await this.#openWriter()
       return await writer.call(sql, values)
     } catch (error) {
-      if (error instanceof NoAnswerError) void writer?.close()
-      throw new StoreUnavailableError(error)
+      if (error instanceof NoAnswerError || isReadOnly(error)) void writer?.close()
+      if (isReadOnly(error)) this.#replaceReaders(this.#readers)
+      throw storeError(error)
     }
   }
 
@@ -223,12 +224,15 @@ export class PostgresStore implements DurableStore {
     try {
       return await inTime(readers.unsafe(sql, values as never[], { prepare: true }))
     } catch (error) {
-      if (error instanceof NoAnswerError && this.#readers === readers && !this.#closing.signal.aborted) {
-        // The others may be as dead as this one, and would take as long to show it.
-        this.#readers = openReaders(this.#target)
-        void disconnect(readers)
-      }
-      throw new StoreUnavailableError(error)
+      // The others may be as dead as this one, and would take as long to show it.
+      if (error instanceof NoAnswerError) this.#replaceReaders(readers)
+      throw storeError(error)
     }
+  }
+
+  #replaceReaders(readers: Sql): void {
+    if (this.#readers !== readers || this.#closing.signal.aborted) return
+    this.#readers = openReaders(this.#target)
+    void disconnect(readers)
   }
 }

@@ -1,4 +1,5 @@
 import Database from 'libsql'
+import { type SessionError, StoreRefusedError, StoreUnavailableError } from '../../core/errors.ts'
 import { migrations } from './migrations.ts'
 
 export interface Row {
@@ -60,8 +61,28 @@ export function migrate(db: Database.Database, path: string): void {
       db.prepare('insert into migration values (?, ?)').run(name, new Date().toISOString())
       db.exec('commit')
     } catch (error) {
-      db.exec('rollback')
+      rollback(db)
       throw error
     }
   }
+}
+
+/** After some errors, such as a full disk, SQLite has rolled back by itself. What went wrong is the error before. */
+export function rollback(db: Database.Database): void {
+  if (db.inTransaction) db.exec('rollback')
+}
+
+/** Result codes of SQLite (https://sqlite.org/rescode.html) that say nothing about the values of the statement. */
+const UNAVAILABLE = new Set([
+  ...[2, 3, 4, 5, 6, 7, 8, 9], // INTERNAL, PERM, ABORT, BUSY, LOCKED, NOMEM, READONLY, INTERRUPT
+  ...[10, 11, 13, 14, 15, 17], // IOERR, CORRUPT, FULL, CANTOPEN, PROTOCOL, SCHEMA
+  ...[21, 22, 23, 26], // MISUSE, NOLFS, AUTH, NOTADB
+])
+
+/** Whether the file cannot be used, or SQLite, or its driver, refuses this one statement. */
+export function storeError(db: Database.Database, error: unknown): SessionError {
+  const { rawCode } = error as { rawCode?: number }
+  // The low byte is the primary code.
+  const isUnavailable = !db.open || (rawCode !== undefined && UNAVAILABLE.has(rawCode & 0xff))
+  return isUnavailable ? new StoreUnavailableError(error) : new StoreRefusedError(error)
 }

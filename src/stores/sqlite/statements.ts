@@ -1,6 +1,5 @@
 import type Database from 'libsql'
-import { StoreUnavailableError } from '../../core/errors.ts'
-import type { Row } from './database-file.ts'
+import { type Row, rollback, storeError } from './database-file.ts'
 
 /** A database, and the statements that were prepared in it. */
 export class Statements {
@@ -24,14 +23,14 @@ export class Statements {
     return this.#statement(sql).all(...values) as Row[]
   }
 
-  /** What goes wrong is that the store is not available. */
+  /** Throws a `StoreUnavailableError` or a `StoreRefusedError`. */
   guarded<T>(act: () => T): T {
     try {
       return act()
     } catch (error) {
       // The driver would run one that failed again, with the values that it had.
       this.#prepared.clear()
-      throw new StoreUnavailableError(error)
+      throw storeError(this.#db, error)
     }
   }
 
@@ -44,7 +43,7 @@ export class Statements {
         this.#db.exec('commit')
         return result
       } catch (error) {
-        this.#db.exec('rollback')
+        rollback(this.#db)
         throw error
       }
     })
