@@ -85,10 +85,10 @@ export class EphemeralSessionService implements SessionService {
       commsOf: options.commsOf ?? ((session) => this.#commsOf(session)),
       changed: (session, interaction) => options.journal?.changed(session, interaction),
       settled: ({ id }, then) => (options.journal === undefined ? then() : options.journal.whenSettled(id, then)),
-      turnEnded: (session, record) => {
+      turnEnded: (session, record, durationMs) => {
         // A store that outlives the process counts by itself.
         if (options.journal === undefined) this.#ledger.add(session.metadata, spentTurnOf(record))
-        options.observer?.turnEnded?.(record, record.durationMs)
+        options.observer?.turnEnded?.(record, durationMs)
       },
       turnsEnded: () => this.#changes.announce(),
       retired: (session) => this.#retired(session),

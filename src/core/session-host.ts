@@ -42,8 +42,8 @@ export interface SessionHost {
   changed(session: SessionTask, interaction?: Interaction): void
   /** Calls `then` once all that has happened in the session is kept: at once where nothing outlives the process. */
   settled(session: SessionTask, then: () => void): void
-  /** Called when a turn is over and says all there is to say. */
-  turnEnded(session: SessionTask, record: TurnRecord): void
+  /** Called when a turn is over and says all there is to say. `durationMs` is missing where it never ran. */
+  turnEnded(session: SessionTask, record: TurnRecord, durationMs: number | undefined): void
   /** Called when a turn is over and none follows it. */
   turnsEnded(session: SessionTask): void
   /** Called when the agent is disposed: the session's permit is free. */

@@ -73,7 +73,7 @@ export class SessionTask {
     this.permit = permit
     this.queue = new TurnQueue(host.maxQueuedTurns, (record) => {
       endUnrun(record, this)
-      this.#announceEnd(record)
+      this.#announceEnd(record, undefined)
     })
   }
 
@@ -352,7 +352,7 @@ export class SessionTask {
     this.#active = undefined
     this.#step('finalize')
     this.#next(permit)
-    this.#announceEnd(record)
+    this.#announceEnd(record, record.durationMs)
   }
 
   /** The next turn in line takes over the permit. */
@@ -368,11 +368,11 @@ export class SessionTask {
   }
 
   /** Nobody is told of an end that could still be lost. */
-  #announceEnd(record: TurnRecord): void {
+  #announceEnd(record: TurnRecord, durationMs: number | undefined): void {
     this.#host.changed(this)
     this.#host.settled(this, () => {
       record.announceEnd()
-      this.#host.turnEnded(this, record)
+      this.#host.turnEnded(this, record, durationMs)
     })
   }
 

@@ -1,7 +1,13 @@
-import { expect, test } from 'vitest'
-import { createIdle } from '../helpers/contract.ts'
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { expect, onTestFinished, test } from 'vitest'
+import { SqliteStore } from '../../src/stores/sqlite/sqlite-store.ts'
+import { createIdle, NOBODY } from '../helpers/contract.ts'
+import { turnFor } from '../helpers/fake-store.ts'
 import { gatedAgent } from '../helpers/gate.ts'
 import { until } from '../helpers/http.ts'
+import { sessionWrite } from '../helpers/rows.ts'
 import { ownServer, type Suite } from '../helpers/suite.ts'
 
 async function metricsOf({ api }: Suite): Promise<Map<string, number>> {
@@ -116,4 +122,33 @@ test('nothing that a caller says becomes a name or a label: the number of series
     await server.api.get(`/sessions?label=a=${i}`)
   }
   expect(await ours()).toEqual(before)
+})
+
+test('a turn whose duration nobody has measured is counted, and is not in the histogram', async () => {
+  const folder = mkdtempSync(join(tmpdir(), 'suricate-metrics-'))
+  onTestFinished(() => rmSync(folder, { recursive: true, force: true }))
+  const store = await SqliteStore.open(join(folder, 'test.db'))
+  // As a process leaves it that is killed in the middle of a turn.
+  await store.commit([sessionWrite({ id: NOBODY, isActive: true, turnCount: 1 }, { turns: [turnFor(1)] })])
+  await store.close()
+  const gate = gatedAgent()
+  const server = await ownServer({ STORE_URL: `sqlite:${join(folder, 'test.db')}` }, { gates: [gate] })
+  await until('the lost turn is over', async () => {
+    const { text } = await server.api.get(`/sessions/${NOBODY}/turns/1`)
+    return text.includes('TURN_LOST')
+  })
+  const id = await createIdle(server.api, { agent: 'gated' })
+  const turns = `/sessions/${id}/turns`
+  await server.api.post(turns, { prompt: 'run' }, { prefer: 'respond-async' })
+  await gate.run('run')
+  await server.api.post(turns, { prompt: 'wait', on_busy: 'enqueue' }, { prefer: 'respond-async' })
+  await server.api.delete(`/sessions/${id}?mode=cancel`)
+  await until('all are over', async () => {
+    return (await metricsOf(server)).get('suricate_turns_total{outcome="interrupted"}') === 2
+  })
+  expect(own(await metricsOf(server))).toMatchObject({
+    'suricate_turns_total{outcome="failed"}': 1,
+    // Only the one that ran.
+    suricate_turn_duration_seconds_count: 1,
+  })
 })
