@@ -5,7 +5,7 @@ import type { SkillCatalog } from '../agents/skills/skill.ts'
 import { ConfigError } from '../config.ts'
 import type { SessionAgentBuilder } from '../core/agent.ts'
 import { EphemeralSessionService } from '../core/ephemeral-session-service.ts'
-import { StoreUnavailableError } from '../core/errors.ts'
+import { StoreRefusedError, StoreUnavailableError } from '../core/errors.ts'
 import { PersistentSessionService } from '../core/persistent-session-service.ts'
 import type { ServiceObserver, ServiceStats, SessionService } from '../core/session-service.ts'
 import { openDurableStore, openStore } from '../stores/index.ts'
@@ -75,7 +75,7 @@ export const sessions = fp(
             maxClusterTurns: options.maxClusterTurns || undefined,
           }).catch(async (error: Error) => {
             await store.close()
-            if (!(error instanceof StoreUnavailableError)) throw error
+            if (!(error instanceof StoreUnavailableError || error instanceof StoreRefusedError)) throw error
             throw new ConfigError(`STORE_URL: ${(error.cause as Error).message}`, { cause: error.cause })
           })
     app.decorate('sessions', service)
