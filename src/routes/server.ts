@@ -17,7 +17,7 @@ const McpServer = Type.Object(
       'Whether its tools are there. A server that failed is tried again when its tools are needed, and when this is read',
     ),
     reason: Type.Optional(text('Why it failed')),
-    tool_count: Type.Integer({ description: 'Number of its tools', minimum: 0 }),
+    tool_count: count('Number of its tools'),
   },
   { title: 'McpServer', description: 'A server that an agent has tools of' },
 )

@@ -168,7 +168,7 @@ describe('the same Idempotency-Key with the same body', () => {
     for (const [path, json] of starts) {
       await api.post(`/sessions/${id}/${path}`, json, { ...headers, accept: 'application/json' })
       for (const route of [path, `${path}/stream`]) {
-        for (const cursor of ['x', '1.5', '1e0', '-1', '']) {
+        for (const cursor of ['x', '1.5', '1e0', '-1']) {
           const answer = await api.post(`/sessions/${id}/${route}`, json, { ...headers, 'last-event-id': cursor })
           expectInvalid(answer, 'last-event-id')
         }

@@ -25,7 +25,7 @@ describe('what the router refuses', () => {
     ['GET', '/sessions?label=%', 400],
     ['GET', `/sessions/${'a'.repeat(129)}`, 414],
     ['GET', `/sessions/${'a'.repeat(9_000)}`, 414],
-    ['POST', `/sessions/x/turns/1/approvals/${'a'.repeat(129)}`, 414],
+    ['POST', `/sessions/${'a'.repeat(129)}/turns`, 414],
   ])('%s %.40s has CORS headers, a request id and the headers of all answers', async (method, path, status) => {
     const answer = await exchange(
       `${method} ${path} HTTP/1.1\r\nHost: 127.0.0.1\r\nOrigin: ${ORIGIN}\r\nX-Request-Id: mine\r\n\r\n`,
