@@ -12,9 +12,11 @@ export { type AppParts, buildApp, VERSION } from './app.ts'
 export { type ApiKey, type Config, ConfigError, type ConfigSources, loadConfig, type SettingName } from './config.ts'
 export type {
   AgentOption,
+  AgentRun,
   AgentSession,
   Approval,
   ApprovalRequest,
+  Comms,
   SessionAgent,
   SessionAgentBuilder,
   Spending,

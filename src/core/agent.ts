@@ -67,6 +67,12 @@ export const AGENT_OPTIONS = [
 ] as const
 export type AgentOption = (typeof AGENT_OPTIONS)[number]
 
+/** What a function returns that returns nothing. */
+export type Nothing = ReturnType<() => void>
+
+/** What `run` makes. An agent that returns nothing has said all there is to say. */
+export type AgentRun = AsyncGenerator<AgentOutput, TurnOutcome | undefined | Nothing, undefined>
+
 export interface SessionAgent {
   /**
    * Runs one turn: yields what happens and returns the outcome. Never called twice at a time; in host mode once for the
@@ -76,7 +82,7 @@ export interface SessionAgent {
    * so itself, `text_complete` and `turn_completed`. Throwing fails the turn: an `AgentError`'s text reaches the caller,
    * anything else only the log. When `context.signal` aborts, stop soon; what comes later is not heard.
    */
-  run(input: TurnInput, context: TurnContext): AsyncGenerator<AgentOutput, TurnOutcome | undefined, undefined>
+  run(input: TurnInput, context: TurnContext): AgentRun
   /** Called once when the session is over or the agent was abandoned. Must not throw. */
   dispose?(): void | Promise<void>
 }
@@ -139,8 +145,9 @@ export interface Comms {
 export interface ApprovalRequest {
   readonly id: string
   readonly name: string
-  readonly args: unknown
-  readonly timeoutMs: number
+  readonly args?: unknown
+  /** Default: five minutes. `Infinity` waits until somebody answers or the turn is over. */
+  readonly timeoutMs?: number
 }
 
 export interface Approval {

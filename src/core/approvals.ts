@@ -2,6 +2,10 @@ import type { Approval, ApprovalRequest } from './agent.ts'
 import type { NewEvent } from './events.ts'
 import { timeOf } from './time.ts'
 
+const STANDARD_MS = 300_000
+/** The longest that a timer of Node waits, 24 days: longer ones would end at once. */
+const MAX_MS = 2 ** 31 - 1
+
 interface Waiting {
   name: string
   settle(approval: Approval): void
@@ -19,14 +23,16 @@ export class Approvals {
   }
 
   /** Asks, and waits for an answer, for the time-out, or for `signal`. */
-  request({ id, name, args, timeoutMs }: ApprovalRequest, signal: AbortSignal): Promise<Approval> {
+  request({ id, name, args = {}, timeoutMs = STANDARD_MS }: ApprovalRequest, signal: AbortSignal): Promise<Approval> {
     signal.throwIfAborted()
+    if (!(timeoutMs >= 0)) throw new TypeError(`Expected \`timeoutMs\` to be a number from 0 up, got ${timeoutMs}`)
+    const waitMs = Math.min(timeoutMs, MAX_MS)
     this.#append({
       type: 'tool_approval_requested',
       id,
       name,
       args,
-      expires_at: timeOf(Date.now() + timeoutMs),
+      expires_at: timeOf(Date.now() + waitMs),
     })
     const answer = new Promise<Approval>((resolve, reject) => {
       const done = () => {
@@ -43,7 +49,7 @@ export class Approvals {
         done()
         reject(signal.reason ?? new Error('The turn is over'))
       }
-      const timer = setTimeout(() => settle({ approved: false, reason: 'nobody answered in time' }), timeoutMs)
+      const timer = setTimeout(() => settle({ approved: false, reason: 'nobody answered in time' }), waitMs)
       signal.addEventListener('abort', leave, { once: true })
       this.#waiting.set(id, { name, settle, leave })
     })

@@ -1,5 +1,5 @@
 import { setImmediate as nextTurnOfLoop } from 'node:timers/promises'
-import type { AgentSession, Comms, SessionAgent, TurnContext, TurnInput, TurnOutcome } from './agent.ts'
+import type { AgentRun, AgentSession, Comms, SessionAgent, TurnContext, TurnInput, TurnOutcome } from './agent.ts'
 import { assertAgentOutput, assertTurnOutcome } from './agent-output.ts'
 import { Approvals } from './approvals.ts'
 import type { EventLog } from './event-log.ts'
@@ -11,8 +11,6 @@ import { addUsage, NO_USAGE, type TokenCounts, toUsage, type Usage } from './usa
 
 /** After so many outputs without a pause everyone else gets a turn of the event loop. */
 const OUTPUTS_PER_TICK = 512
-
-type Outputs = AsyncGenerator<AgentOutput, TurnOutcome | undefined, undefined>
 
 /** What a run came to. Whether it counts as interrupted is not for the run to say. */
 export type RunEnd = { kind: 'returned' } | { kind: 'threw'; error: unknown } | { kind: 'abandoned' }
@@ -150,7 +148,7 @@ export class TurnRun {
   }
 
   /** Pulls until the agent is done. An abandoned agent leaves this waiting, and nothing holds on to it. */
-  async #pull(outputs: Outputs): Promise<void> {
+  async #pull(outputs: AgentRun): Promise<void> {
     try {
       for (;;) {
         const next = await outputs.next()
@@ -160,8 +158,10 @@ export class TurnRun {
           return
         }
         if (next.done) {
-          if (next.value != null) assertTurnOutcome(next.value)
-          this.outcome = next.value ?? undefined
+          const outcome: unknown = next.value
+          if (outcome == null) break
+          assertTurnOutcome(outcome)
+          this.outcome = outcome
           break
         }
         if (this.controller.signal.aborted) {
@@ -314,7 +314,7 @@ function isPlainOutput(output: AgentOutput): boolean {
 }
 
 /** Ends a generator, or what an agent returned in its place, and waits until it has cleaned up: one run at a time. */
-async function closeQuietly(outputs: Partial<Outputs> | undefined): Promise<void> {
+async function closeQuietly(outputs: Partial<AgentRun> | undefined): Promise<void> {
   try {
     await outputs?.return?.(undefined)
   } catch {

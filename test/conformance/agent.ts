@@ -198,7 +198,7 @@ export function agentConformance(builder: SessionAgentBuilder, cases: AgentCases
       for (;;) {
         const next = await run.next()
         if (next.done) {
-          outcome = next.value
+          outcome = next.value ?? undefined
           break
         }
         outputs.push(next.value)

@@ -1,3 +1,4 @@
+import type { Nothing } from '../../core/agent.ts'
 import type { AgentOutput, HookPoint } from '../../core/events.ts'
 import type { JsonObject } from '../tools/tool.ts'
 
@@ -36,11 +37,12 @@ export interface HookResponse {
   readonly patches?: readonly HookPatch[]
 }
 
-/** A hook of the team's own module. */
+/** A hook of the team's own module. One that answers nothing allows, and changes nothing. */
 export type HookHandler = (
   invocation: HookInvocation,
   options: { signal: AbortSignal },
-) => HookResponse | undefined | Promise<HookResponse | undefined>
+) => HookAnswer | Promise<HookAnswer>
+export type HookAnswer = HookResponse | undefined | Nothing
 
 /** What the hooks of a point came to: forbidden, or allowed with these changes, in their order. */
 export interface HookOutcome {
