@@ -245,3 +245,37 @@ function bash(script: string): Promise<string> {
     child.stdin?.end(`${script}\n`)
   })
 }
+
+test('the table of request members in the protocol has exactly those of the schemas', async () => {
+  const { app, close } = await startServer()
+  const protocol = readFileSync(new URL('../docs/protocol.md', import.meta.url), 'utf8')
+  const rows = [...protocol.matchAll(/^\| ([\w, ]+) \| ((?:`\w+`).*) \|$/gm)]
+  const { paths, components } = app.openapi()
+  const operations = Object.values(paths).flatMap((path) => Object.values(path))
+  const compared: string[] = []
+  for (const [, ids = '', members = ''] of rows) {
+    for (const id of ids.split(', ')) {
+      const body = operations.find(({ operationId }) => operationId === id)?.requestBody as
+        | { content: Record<string, { schema: { $ref?: string } }> }
+        | undefined
+      const name = body?.content['application/json']?.schema.$ref?.split('/').at(-1) ?? ''
+      const { properties, required = [] } = (components.schemas[name] ?? {}) as {
+        properties?: object
+        required?: string[]
+      }
+      if (properties === undefined) continue
+      const said = [...members.replace(/\(.*?\)/g, '').matchAll(/`(\w+)`(\??)/g)]
+      expect(said.map(([, member]) => member).sort(), id).toEqual(Object.keys(properties).sort())
+      // The prompt is needed by one of the two ways to create a session only.
+      const needed = said.filter(
+        ([, member, optional]) => optional === '' && !(member === 'prompt' && /^create/.test(id)),
+      )
+      expect(needed.map(([, member]) => member).sort(), id).toEqual([...required].sort())
+      compared.push(id)
+    }
+  }
+  await close()
+  expect(compared).toEqual(
+    expect.arrayContaining(['createSession', 'startTurnStream', 'forkSession', 'injectInteraction']),
+  )
+})

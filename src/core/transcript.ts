@@ -1,5 +1,6 @@
 import { type Static, type TProperties, Type } from '@sinclair/typebox'
 import { count } from './count.ts'
+import { discriminatedBy } from './discriminator.ts'
 import { StringEnum } from './string-enum.ts'
 import { time } from './time.ts'
 import type { Usage } from './usage.ts'
@@ -39,20 +40,23 @@ function block<T extends string, P extends TProperties>(type: T, title: string, 
   )
 }
 
-export const Block = Type.Union(
-  [
-    block('text', 'TextBlock', 'Text of the answer', { text: text('What was said') }),
-    block('reasoning', 'ReasoningBlock', "The model's reasoning", {
-      text: text('What was thought, or a summary of it'),
-    }),
-    block('tool_use', 'ToolUseBlock', 'The model asked for a tool', {
-      id: text('Identifies the call; its result names it'),
-      name: text('Name of the tool'),
-      args: Type.Unknown({ description: 'JSON; the raw text where the model wrote none' }),
-    }),
-  ],
-  { $id: 'Block', description: 'A part of an assistant message' },
-)
+const blocks = [
+  block('text', 'TextBlock', 'Text of the answer', { text: text('What was said') }),
+  block('reasoning', 'ReasoningBlock', "The model's reasoning", {
+    text: text('What was thought, or a summary of it'),
+  }),
+  block('tool_use', 'ToolUseBlock', 'The model asked for a tool', {
+    id: text('Identifies the call; its result names it'),
+    name: text('Name of the tool'),
+    args: Type.Unknown({ description: 'JSON; the raw text where the model wrote none' }),
+  }),
+] as const
+
+export const Block = Type.Union([...blocks], {
+  $id: 'Block',
+  description: 'A part of an assistant message',
+  discriminator: discriminatedBy('block_type', blocks),
+})
 export type Block = Static<typeof Block>
 
 export const ToolResult = Type.Object(
@@ -65,40 +69,43 @@ export const ToolResult = Type.Object(
 )
 export type ToolResult = Static<typeof ToolResult>
 
-export const Message = Type.Union(
-  [
-    Type.Object(
-      { role: role('system'), content: text('The instructions') },
-      { title: 'SystemMessage', description: 'Instructions; at most one, and first', ...closed },
-    ),
-    Type.Object(
-      {
-        role: role('user'),
-        content: text('What was said to the agent'),
-        summarises: Type.Optional(
-          count('This is a summary: models are shown it in place of so many messages from the start'),
-        ),
-      },
-      { title: 'UserMessage', description: 'A prompt, or what else was said to the agent', ...closed },
-    ),
-    Type.Object(
-      {
-        role: role('block_assistant'),
-        blocks: Type.Array(Type.Ref('Block'), { description: "Its parts, in the model's order" }),
-        stop_reason: StopReason,
-      },
-      { title: 'AssistantMessage', description: 'What one model call came to', ...closed },
-    ),
-    Type.Object(
-      {
-        role: role('tool_results'),
-        results: Type.Array(Type.Ref('ToolResult'), { description: 'In the order in which the model asked' }),
-      },
-      { title: 'ToolResultsMessage', description: 'What the tools of the message before answered', ...closed },
-    ),
-  ],
-  { $id: 'Message', description: 'One entry of a transcript, tagged by `role`' },
-)
+const messages = [
+  Type.Object(
+    { role: role('system'), content: text('The instructions') },
+    { title: 'SystemMessage', description: 'Instructions; at most one, and first', ...closed },
+  ),
+  Type.Object(
+    {
+      role: role('user'),
+      content: text('What was said to the agent'),
+      summarises: Type.Optional(
+        count('This is a summary: models are shown it in place of so many messages from the start'),
+      ),
+    },
+    { title: 'UserMessage', description: 'A prompt, or what else was said to the agent', ...closed },
+  ),
+  Type.Object(
+    {
+      role: role('block_assistant'),
+      blocks: Type.Array(Type.Ref('Block'), { description: "Its parts, in the model's order" }),
+      stop_reason: StopReason,
+    },
+    { title: 'AssistantMessage', description: 'What one model call came to', ...closed },
+  ),
+  Type.Object(
+    {
+      role: role('tool_results'),
+      results: Type.Array(Type.Ref('ToolResult'), { description: 'In the order in which the model asked' }),
+    },
+    { title: 'ToolResultsMessage', description: 'What the tools of the message before answered', ...closed },
+  ),
+] as const
+
+export const Message = Type.Union([...messages], {
+  $id: 'Message',
+  description: 'One entry of a transcript, tagged by `role`',
+  discriminator: discriminatedBy('role', messages),
+})
 export interface UserMessage {
   role: 'user'
   content: string

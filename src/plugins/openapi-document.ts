@@ -132,16 +132,32 @@ function nameSchemas(document: OpenApiDocument): void {
   document.paths = moved(document.paths) as OpenApiDocument['paths']
 }
 
+/** For people: what the twin that streams answers, also where `Accept` asks for it. Generators take that for the answer. */
+export function forReaders(document: OpenApiDocument): OpenApiDocument {
+  const copy = structuredClone(document)
+  const operations = Object.values(copy.paths).flatMap((path) => Object.values(path))
+  for (const { operationId, responses } of operations) {
+    const twin = operations.find((other) => other.operationId === `${operationId}Stream`)
+    const stream = twin?.responses[200]
+    if (stream === undefined) continue
+    const { description, content, ...answer } = responses[200] ?? { ...stream, description: '', content: {} }
+    responses[200] = {
+      ...answer,
+      description: [description, 'With `Accept: text/event-stream`: Server-Sent Events'].filter(Boolean).join('. '),
+      content: { ...content, ...stream.content },
+    }
+  }
+  return copy
+}
+
 /** 3.2 can say what 3.1 cannot: that a stream is a sequence of such items. */
 export function toVersion32(document: OpenApiDocument): OpenApiDocument {
   const copy = structuredClone(document)
   copy.openapi = '3.2.0'
   for (const path of Object.values(copy.paths)) {
     for (const operation of Object.values(path)) {
-      for (const response of Object.values(operation.responses)) {
-        const media = response.content?.['text/event-stream']
-        if (media !== undefined) media.itemSchema = eventItem(media.schema)
-      }
+      const media = operation.responses[200]?.content?.['text/event-stream']
+      if (media !== undefined) media.itemSchema = eventItem(media.schema)
     }
   }
   return copy

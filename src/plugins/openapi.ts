@@ -6,7 +6,7 @@ import type { FastifyInstance, FastifyPluginAsync, RouteOptions } from 'fastify'
 import fp from 'fastify-plugin'
 import { stringify as toYaml } from 'yaml'
 import { count } from '../core/count.ts'
-import { finished, type OpenApiDocument, toVersion32 } from './openapi-document.ts'
+import { finished, forReaders, type OpenApiDocument, toVersion32 } from './openapi-document.ts'
 import { type ProblemCode, problemStatus } from './problems.ts'
 
 declare module 'fastify' {
@@ -119,6 +119,8 @@ const reference: FastifyPluginAsync = async (app) => {
     staticCSP: true,
     // Plain HTTP is how this is mostly reached; asking for HTTPS would leave the page without its scripts.
     transformStaticCSP: (header) => header.replace('upgrade-insecure-requests;', ''),
+    transformSpecification: () => forReaders(app.openapi()),
+    transformSpecificationClone: false,
     uiConfig: { tryItOutEnabled: true, displayRequestDuration: true },
   })
 }

@@ -74,7 +74,7 @@ export const eventRoutes: FastifyPluginAsyncTypebox = async (app) => {
       url,
       {
         exposeHeadRoute: false,
-        schema: { ...documented, tags: ['streams'], ...input, response: { 200: eventStream } },
+        schema: { ...documented, tags: ['streams'], ...input, response: eventStream() },
         config: { problems },
       },
       async (request, reply) => {

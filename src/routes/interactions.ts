@@ -44,13 +44,10 @@ const InjectStreamHeaders = Type.Object({
 })
 const InjectQuery = Type.Pick(StartQuery, ['heartbeat'], { additionalProperties: false })
 
-const injectedStream = {
-  ...eventStream,
-  headers: {
-    Location: header('InteractionLocation', 'The events of the interaction: GET follows them again'),
-    'Content-Location': header('InteractionContentLocation', 'The same'),
-  },
-}
+const injectedStream = eventStream({
+  Location: header('InteractionLocation', 'The events of the interaction: GET follows them again'),
+  'Content-Location': header('InteractionContentLocation', 'The same'),
+})
 
 const injectProblems = [
   'SESSION_NOT_FOUND',
@@ -58,6 +55,8 @@ const injectProblems = [
   'INBOX_CLOSED',
   'INBOX_FULL',
   'SHUTTING_DOWN',
+  'INTERACTION_NOT_FOUND',
+  'RATE_LIMITED',
 ] as const
 
 /** What comes into a session's inbox from outside. */
@@ -116,9 +115,9 @@ export const interactionRoutes: FastifyPluginAsyncTypebox = async (app) => {
         headers: InjectStreamHeaders,
         querystring: InjectQuery,
         body: Type.Ref('InjectInteraction'),
-        response: { 200: injectedStream },
+        response: injectedStream,
       },
-      config: { problems: [...injectProblems, 'INTERACTION_NOT_FOUND', 'RATE_LIMITED'], webhook: true },
+      config: { problems: injectProblems, webhook: true },
     },
     async (request, reply) => inject(request, reply, true),
   )

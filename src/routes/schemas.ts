@@ -127,18 +127,24 @@ export function json(schema: TSchema, description: string, has: AnswerHeaders = 
   return { description, headers, content: { 'application/json': { schema } } }
 }
 
-/** A stream, described by the schema of one event's `data`: what generators of typed clients expect. */
-export const eventStream = {
-  description: 'Server-Sent Events; the schema is that of one event',
-  content: { 'text/event-stream': { schema: Type.Ref('AgentEvent') } },
+/**
+ * A stream, described by the schema of one event's `data`: what generators of typed clients expect. Or nothing, where the
+ * cursor says that the reader has seen the end. The 204 names the type of the stream that it ends: of one without a type
+ * generators make every event `void | AgentEvent`.
+ */
+export function eventStream(headers: Record<string, TSchema> = {}) {
+  const content = { 'text/event-stream': { schema: Type.Ref('AgentEvent') } }
+  return {
+    200: { description: 'Server-Sent Events; the schema is that of one event', headers, content },
+    204: { description: 'No content: the cursor has seen the end, nothing will follow', headers, content },
+  }
 }
 /** The same where the request started the turn. */
-export const startedStream = {
-  ...eventStream,
-  headers: {
+export function startedStream() {
+  return eventStream({
     ...locations.turn,
     'Content-Location': header('TurnContentLocation', 'The turn whose events these are'),
-  },
+  })
 }
 
 export function toTurn(view: TurnView, problemOf: (error: Error) => object): Turn {

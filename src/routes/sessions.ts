@@ -27,6 +27,7 @@ import {
   StartQuery,
   StartStreamHeaders,
   startMode,
+  startProblems,
   varyByAccept,
 } from './start.ts'
 import { refuseMissingModel } from './unavailable.ts'
@@ -94,14 +95,6 @@ const ListQuery = Type.Object(
   { additionalProperties: false },
 )
 
-const startProblems = [
-  'IDEMPOTENCY_KEY_REUSED',
-  'AGENT_ERROR',
-  'CAPABILITY_UNAVAILABLE',
-  'SESSION_CAPACITY_REACHED',
-  'SHUTTING_DOWN',
-] as const
-
 export const sessionRoutes: FastifyPluginAsyncTypebox = async (app) => {
   app.addSchema(CreateSession)
 
@@ -158,9 +151,9 @@ export const sessionRoutes: FastifyPluginAsyncTypebox = async (app) => {
         headers: StartStreamHeaders,
         querystring: StartQuery,
         body: Type.Ref('CreateSessionRequest'),
-        response: { 200: startedStream },
+        response: startedStream(),
       },
-      config: { problems: [...startProblems, 'RATE_LIMITED'] },
+      config: { problems: startProblems },
     },
     async (request, reply) => create(request, reply, true),
   )

@@ -56,6 +56,22 @@ export const StartQuery = Type.Object(
   { additionalProperties: false },
 )
 
+/** What a request that starts a turn can be refused with: its turn's own errors too, where it waits for the result. */
+export const startProblems = [
+  'AGENT_ERROR',
+  'PROVIDER_ERROR',
+  'BUDGET_EXHAUSTED',
+  'HOOK_DENIED',
+  'SKILL_NOT_FOUND',
+  'SKILL_RESOLUTION_FAILED',
+  'TURN_LOST',
+  'CAPABILITY_UNAVAILABLE',
+  'IDEMPOTENCY_KEY_REUSED',
+  'SESSION_CAPACITY_REACHED',
+  'SHUTTING_DOWN',
+  'RATE_LIMITED',
+] as const
+
 type Headers = Static<typeof StartHeaders>
 type Query = Static<typeof StartQuery>
 

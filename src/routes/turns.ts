@@ -18,7 +18,15 @@ import {
   toListedTurn,
   toTurn,
 } from './schemas.ts'
-import { answer, StartHeaders, StartQuery, StartStreamHeaders, startMode, varyByAccept } from './start.ts'
+import {
+  answer,
+  StartHeaders,
+  StartQuery,
+  StartStreamHeaders,
+  startMode,
+  startProblems,
+  varyByAccept,
+} from './start.ts'
 
 const StartTurn = Type.Object(
   {
@@ -53,16 +61,6 @@ const InterruptTurn = Type.Object(
     additionalProperties: false,
   },
 )
-
-const startProblems = [
-  'SESSION_NOT_FOUND',
-  'SESSION_BUSY',
-  'IDEMPOTENCY_KEY_REUSED',
-  'AGENT_ERROR',
-  'CAPABILITY_UNAVAILABLE',
-  'SESSION_CAPACITY_REACHED',
-  'SHUTTING_DOWN',
-] as const
 
 export const turnRoutes: FastifyPluginAsyncTypebox = async (app) => {
   app.addSchema(StartTurn)
@@ -102,7 +100,7 @@ export const turnRoutes: FastifyPluginAsyncTypebox = async (app) => {
           }),
         },
       },
-      config: { problems: startProblems },
+      config: { problems: ['SESSION_NOT_FOUND', 'TURN_NOT_FOUND', 'SESSION_BUSY', ...startProblems] },
     },
     async (request, reply) => start(request, varyByAccept(reply), false),
   )
@@ -120,9 +118,9 @@ export const turnRoutes: FastifyPluginAsyncTypebox = async (app) => {
         headers: StartStreamHeaders,
         querystring: StartQuery,
         body: Type.Ref('StartTurnRequest'),
-        response: { 200: startedStream },
+        response: startedStream(),
       },
-      config: { problems: [...startProblems, 'RATE_LIMITED'] },
+      config: { problems: ['SESSION_NOT_FOUND', 'TURN_NOT_FOUND', 'SESSION_BUSY', ...startProblems] },
     },
     async (request, reply) => start(request, reply, true),
   )
