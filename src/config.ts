@@ -86,6 +86,10 @@ export const settings = Type.Object({
   MODEL_SILENCE_MS: ms('A model call that says nothing for so long has failed', 120_000, 10),
   MAX_MODEL_CALLS: count('Model calls that one turn may make', 100),
   COMPACT_AT_TOKENS: count('History longer than this is summarised; 0 never', 100_000, 0),
+  CONTEXT_TOKENS: text(
+    'Context of models in tokens, such as compatible=8192,openai/gpt-4.1=1000000 or one number for all; else learned from refusals',
+  ),
+  MAX_TOOL_RESULT_TOKENS: count('Tokens of one tool result that the model is shown', 25_000),
   MAX_TURN_TOKENS: count('Tokens that one turn may spend; 0 is no limit', 0, 0),
   MAX_TURN_MS: ms('Time that one turn may take; 0 is no limit', 0),
   MAX_TURN_TOOL_CALLS: count('Tool calls that one turn may make; 0 is no limit', 0, 0),
@@ -106,6 +110,9 @@ const PROVIDER_NEEDS: Readonly<Record<string, SettingName>> = {
   compatible: 'OPENAI_COMPATIBLE_BASE_URL',
 }
 
+/** Nothing useful can be said in less. */
+const MIN_CONTEXT = 256
+
 export type SettingName = keyof typeof settings.properties
 
 export interface ApiKey {
@@ -115,13 +122,15 @@ export interface ApiKey {
 
 export type Config = Omit<
   Static<typeof settings>,
-  'API_KEYS' | 'WEBHOOK_SECRETS' | 'CORS_ORIGINS' | 'ALLOWED_HOSTS' | 'AGENT'
+  'API_KEYS' | 'WEBHOOK_SECRETS' | 'CORS_ORIGINS' | 'ALLOWED_HOSTS' | 'AGENT' | 'CONTEXT_TOKENS'
 > & {
   API_KEYS: ApiKey[]
   WEBHOOK_SECRETS: string[]
   CORS_ORIGINS: string[]
   ALLOWED_HOSTS: string[]
   AGENT: string[]
+  /** By `provider/name`, by `provider`, or by `*`. */
+  CONTEXT_TOKENS: ReadonlyMap<string, number>
   /** What `${NAME}` stands for in the files that settings name. */
   environment: Readonly<Record<string, string | undefined>>
 }
@@ -156,6 +165,7 @@ export function loadConfig({ env, flags = {} }: ConfigSources): Config {
     CORS_ORIGINS: parseOrigins(read.CORS_ORIGINS),
     ALLOWED_HOSTS: splitList(read.ALLOWED_HOSTS).map(hostName),
     AGENT: splitList(read.AGENT),
+    CONTEXT_TOKENS: parseContextTokens(read.CONTEXT_TOKENS),
     environment: textsOf(env),
   }
   if (!Object.hasOwn(storeKinds, config.STORE_URL.split(':', 1)[0] ?? '')) {
@@ -236,6 +246,20 @@ function parseApiKeys(text: string): ApiKey[] {
     if (typeof key !== 'string' || !/^[\x21-\x7e]+$/.test(key) || typeof name !== 'string') throw wrong()
     return { key, name }
   })
+}
+
+function parseContextTokens(text: string): Map<string, number> {
+  return new Map(
+    splitList(text).map((entry) => {
+      const [, name = '*', tokens] = /^(?:([^=]+)=)?(\d{1,9})$/.exec(entry) ?? []
+      if (!(Number(tokens) >= MIN_CONTEXT)) {
+        throw new ConfigError(
+          `CONTEXT_TOKENS must list provider/name=tokens, provider=tokens or one number, each from ${MIN_CONTEXT}, got "${entry}"`,
+        )
+      }
+      return [name.trim(), Number(tokens)]
+    }),
+  )
 }
 
 function parseOrigins(text: string): string[] {

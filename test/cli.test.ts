@@ -101,6 +101,8 @@ describe('the command line in this process', () => {
     OPENAI_COMPATIBLE_API_KEY: ['c-key', 'c-key'],
     ANTHROPIC_PROMPT_CACHE: ['off', 'off'],
     OPENAI_COMPATIBLE_SEND_REASONING: ['off', 'off'],
+    CONTEXT_TOKENS: ['compatible=8192', new Map([['compatible', 8_192]])],
+    MAX_TOOL_RESULT_TOKENS: ['1240', 1_240],
     MODEL_SILENCE_MS: ['1239', 1_239],
     MAX_MODEL_CALLS: ['8', 8],
     COMPACT_AT_TOKENS: ['0', 0],

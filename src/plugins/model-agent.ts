@@ -2,6 +2,7 @@ import type { FastifyBaseLogger } from 'fastify'
 import type { HookHandler } from '../agents/hooks/hook.ts'
 import { createHooks, type ServerHooks } from '../agents/hooks/hook-registry.ts'
 import { readHooksFile } from '../agents/hooks/hooks-file.ts'
+import { ContextSizes } from '../agents/llm/context-sizes.ts'
 import { llm } from '../agents/llm/index.ts'
 import { createModelProviders } from '../agents/llm/providers.ts'
 import type { SkillCatalog } from '../agents/skills/skill.ts'
@@ -57,6 +58,8 @@ export function modelAgent(config: Config, { version, log, skills, hooks }: Mode
     },
     maxModelCalls: config.MAX_MODEL_CALLS,
     compactAtTokens: config.COMPACT_AT_TOKENS,
+    maxToolResultTokens: config.MAX_TOOL_RESULT_TOKENS,
+    contextSizes: new ContextSizes(config.CONTEXT_TOKENS),
     approvalTimeoutMs: config.APPROVAL_TIMEOUT_MS,
   })
   return {

@@ -1,4 +1,5 @@
 import { ModelFault } from './model.ts'
+import { overflowOf } from './overflow.ts'
 import { errorIn, type ProviderWords, wordsOf } from './provider-words.ts'
 import { withoutSecrets } from './secrets.ts'
 
@@ -57,17 +58,19 @@ export function toFault(error: unknown, facts: CallFacts): ModelFault {
   const { responseHeaders, responseBody, isRetryable, name } = error as SdkError
   if (status !== undefined && status >= 400) {
     const words = wordsOf(responseBody)
-    const retryable = isPassing(status) && !LASTING.test(words?.codes.join(' ') ?? '')
+    const overflow = words === undefined ? undefined : overflowOf(words, status)
+    const retryable = isPassing(status) && overflow === undefined && !LASTING.test(words?.codes.join(' ') ?? '')
     return new ModelFault(clean(`${provider} answered ${status}${said(words, status)}`), retryable, {
       cause,
       retryAfterMs: retryable ? retryAfterOf(responseHeaders) : undefined,
+      overflow,
     })
   }
   const words = wordsInStream(error as SdkError)
   if (words !== undefined) {
-    return new ModelFault(clean(`${provider} ended its answer with an error${said(words)}`), isPassingError(words), {
-      cause,
-    })
+    const overflow = overflowOf(words)
+    const message = clean(`${provider} ended its answer with an error${said(words)}`)
+    return new ModelFault(message, overflow === undefined && isPassingError(words), { cause, overflow })
   }
   if (name === 'NoStreamError') {
     const what = /^\s*</.test(responseBody ?? '') ? 'a web page' : /^\s*[[{]/.test(responseBody ?? '') ? 'JSON' : 'text'

@@ -22,16 +22,16 @@ export function shownTo(messages: readonly Message[], preloaded = ''): Message[]
 
 /**
  * Up to where a transcript can be summarised: so that the newest turns stay whole. `undefined` where there is too little
- * before them, or where the last summary is too near.
+ * before them, or where the last summary is too near, unless it is urgent.
  */
-export function summaryEnd(messages: readonly Message[]): number | undefined {
+export function summaryEnd(messages: readonly Message[], isUrgent = false): number | undefined {
   const lastSummary = messages.findLastIndex(isSummary)
   const from = lastSummary === -1 ? 0 : ((messages[lastSummary] as UserMessage).summarises as number)
   const turns = messages.flatMap((message, i) =>
     i >= from && message.role === 'user' && !isSummary(message) ? [i] : [],
   )
   if (turns.length <= KEPT_TURNS) return undefined
-  if (lastSummary !== -1 && turns.filter((i) => i > lastSummary).length < TURNS_BETWEEN) return undefined
+  if (!isUrgent && lastSummary !== -1 && turns.filter((i) => i > lastSummary).length < TURNS_BETWEEN) return undefined
   return turns[turns.length - KEPT_TURNS]
 }
 

@@ -8,6 +8,7 @@ import { noHooks } from '../hooks/no-hooks.ts'
 import { noSkills } from '../skills/open-skills.ts'
 import type { SkillCatalog } from '../skills/skill.ts'
 import type { ToolSource } from '../tools/tool.ts'
+import { ContextSizes } from './context-sizes.ts'
 import type { ModelProviders } from './model.ts'
 import { modelName } from './model-name.ts'
 import { OutputSchema } from './output-schema.ts'
@@ -28,15 +29,26 @@ export interface LlmOptions {
   maxModelCalls: number
   /** History longer than this is summarised; 0 never. */
   compactAtTokens: number
+  /** Of a tool's answer, so many tokens are shown to the model. Default: 25,000. */
+  maxToolResultTokens?: number
+  /** What models can be told; by default learned from what they refuse. */
+  contextSizes?: ContextSizes
   /** A tool call that needs approval waits so long for it, in milliseconds. */
   approvalTimeoutMs: number
   /** Default: three more tries, after 0.5, 1 and 2 seconds. */
   retry?: RetryPolicy
 }
 
+const MAX_TOOL_RESULT_TOKENS = 25_000
+
 /** A model with tools: MCP servers, skills, budgets, retries, structured output, compaction and hooks around it. */
 export function llm(options: LlmOptions): SessionAgentBuilder {
   const { providers, skills, hooks, toolSources } = options
+  const made = {
+    ...options,
+    contextSizes: options.contextSizes ?? new ContextSizes(),
+    maxToolResultTokens: options.maxToolResultTokens ?? MAX_TOOL_RESULT_TOKENS,
+  }
   return {
     name: 'llm',
     description: 'A model with tools. model is provider/name, such as anthropic/claude-sonnet-4-5.',
@@ -64,12 +76,12 @@ export function llm(options: LlmOptions): SessionAgentBuilder {
       ...(hooks === undefined ? [] : (['hooks_override'] as const)),
       ...(skills === undefined ? [] : (['skill_references', 'preload_skills'] as const)),
     ],
-    buildAgent: (request, session) => build(options, request, session),
+    buildAgent: (request, session) => build(made, request, session),
   }
 }
 
 async function build(
-  options: LlmOptions,
+  options: LlmOptions & Required<Pick<LlmOptions, 'contextSizes' | 'maxToolResultTokens'>>,
   request: CreateSessionRequest,
   _session: AgentSession,
 ): Promise<SessionAgent> {

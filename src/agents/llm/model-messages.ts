@@ -1,6 +1,9 @@
 import type { Block, Message } from '../../core/transcript.ts'
 import type { JsonObject } from '../tools/tool.ts'
 
+/** What every provider takes. */
+const MAX_TOOL_NAME = 64
+
 type Options = { providerOptions?: Record<string, JsonObject> }
 type Part = Options &
   (
@@ -41,7 +44,7 @@ export function toPrompt(messages: readonly Message[], options: PromptOptions): 
         ({ tool_use_id, content, is_error }): Part => ({
           type: 'tool-result',
           toolCallId: tool_use_id,
-          toolName: names.get(tool_use_id) ?? 'unknown',
+          toolName: sendable(names.get(tool_use_id) ?? ''),
           output: { type: is_error ? 'error-text' : 'text', value: content },
         }),
       )
@@ -58,7 +61,7 @@ function toPart(block: Block, { provider, sendsReasoning }: PromptOptions, names
     const { id, name, args } = block.data
     names.set(id, name)
     const input = typeof args === 'object' && args !== null ? args : {}
-    return [{ type: 'tool-call', toolCallId: id, toolName: name, input, ...options }]
+    return [{ type: 'tool-call', toolCallId: id, toolName: sendable(name), input, ...options }]
   }
   const { text } = block.data
   if (block.block_type === 'reasoning') {
@@ -66,4 +69,9 @@ function toPart(block: Block, { provider, sendsReasoning }: PromptOptions, names
     return isOwn ? [{ type: 'reasoning', text, ...options }] : []
   }
   return text.trim() === '' ? [] : [{ type: 'text', text, ...options }]
+}
+
+/** Models invent names such as `functions.echo<|channel|>`; a provider refuses every history that has one. */
+function sendable(name: string): string {
+  return name.replace(/[^A-Za-z0-9_-]+/g, '_').slice(0, MAX_TOOL_NAME) || 'unknown'
 }

@@ -1,6 +1,7 @@
 import type { Block, Message, StopReason } from '../../core/transcript.ts'
 import type { TokenCounts } from '../../core/usage.ts'
 import type { JsonObject } from '../tools/tool.ts'
+import type { Overflow } from './overflow.ts'
 
 /** A model as the loop sees it: one call at a time, no retries, no loop of its own. */
 export interface Model {
@@ -59,6 +60,11 @@ export type ModelEvent =
       blocks: Block[]
     }
 
+export interface ModelFaultOptions extends ErrorOptions {
+  retryAfterMs?: number | undefined
+  overflow?: Overflow | undefined
+}
+
 /** A call that failed. The message is for the caller: no key, no header, no raw body. */
 export class ModelFault extends Error {
   override readonly name = 'ModelFault'
@@ -66,11 +72,14 @@ export class ModelFault extends Error {
   readonly retryable: boolean
   /** How long the provider asked to wait, in milliseconds. */
   readonly retryAfterMs: number | undefined
+  /** The request was longer than the model's context. */
+  readonly overflow: Overflow | undefined
 
-  constructor(message: string, retryable: boolean, options: ErrorOptions & { retryAfterMs?: number | undefined } = {}) {
+  constructor(message: string, retryable: boolean, options: ModelFaultOptions = {}) {
     super(message, options)
     this.retryable = retryable
     this.retryAfterMs = options.retryAfterMs
+    this.overflow = options.overflow
   }
 }
 

@@ -1,5 +1,5 @@
 import type { SessionAgent, TurnContext, TurnInput, TurnOutcome } from '../../core/agent.ts'
-import { AgentError, BudgetExhaustedError, SessionError } from '../../core/errors.ts'
+import { AgentError, BudgetExhaustedError } from '../../core/errors.ts'
 import type { AgentOutput, AgentReport } from '../../core/events.ts'
 import type { Block, BudgetLimits, Message, StopReason } from '../../core/transcript.ts'
 import { addUsage, NO_USAGE, toUsage, type Usage } from '../../core/usage.ts'
@@ -10,39 +10,30 @@ import { commsTools } from '../tools/comms-tools.ts'
 import { runTools, type ToolCall } from '../tools/run-tools.ts'
 import type { Tool, ToolAnswer, ToolSource } from '../tools/tool.ts'
 import { TurnBudget } from './budget.ts'
-import { estimateTokens, shownTo, summaryEnd } from './history.ts'
-import type { Model, ModelEvent, ModelRequest } from './model.ts'
+import type { ModelEvent, ModelRequest } from './model.ts'
 import type { OutputSchema } from './output-schema.ts'
+import { overflowBehind } from './overflow.ts'
 import { type RetryPolicy, withRetries } from './retry.ts'
+import { type HistoryLimits, reasonOf, ShownHistory } from './shown-history.ts'
 import { reasoningOf, textOf } from './text.ts'
 import { type Adjustable, TurnHooks } from './turn-hooks.ts'
 
 /** What the turns of a session have in common. */
-export interface TurnSetup extends Adjustable {
-  readonly model: Model
+export interface TurnSetup extends Adjustable, HistoryLimits {
   readonly output: { readonly schema: OutputSchema; readonly retries: number } | undefined
   readonly budgetLimits: BudgetLimits
   /** Limits of each turn by itself; 0 is none. */
   readonly turnLimits: BudgetLimits
-  /** Skills that are part of the system prompt. */
-  readonly preloaded: string
   readonly skills: SkillCatalog
   readonly hooks: Hooks
   readonly toolSources: readonly ToolSource[]
   readonly maxModelCalls: number
-  /** History longer than this is summarised; 0 never. */
-  readonly compactAtTokens: number
   readonly approvalTimeoutMs: number
   readonly retry: RetryPolicy
 }
 
 type Finish = Extract<ModelEvent, { type: 'finish' }>
 type Outputs<T> = AsyncGenerator<AgentOutput, T, undefined>
-
-const SUMMARY_MAX_TOKENS = 4_096
-const SUMMARISE =
-  'Summarise the conversation so far for your own later use: what was asked, what was decided and done, facts, names, ' +
-  'numbers and open ends. It will stand in place of the messages that it summarises. Answer with the summary alone.'
 
 /** One turn of the agent: the loop of model calls and tool rounds, and all that stands around it. */
 export class LlmTurn {
@@ -54,12 +45,11 @@ export class LlmTurn {
   /** Aborts with the turn, and when its time is up. */
   readonly #signal: AbortSignal
   readonly #hooks: TurnHooks
+  readonly #history: ShownHistory
   /** This turn's part of the transcript, as the engine keeps it. */
   readonly #added: Message[] = []
   #usage: Usage = NO_USAGE
   #calls = 0
-  /** What the provider counted for the newest request. */
-  #lastInputTokens = 0
 
   constructor(setup: TurnSetup, input: TurnInput, context: TurnContext) {
     this.#setup = setup
@@ -68,6 +58,14 @@ export class LlmTurn {
     this.#budget = new TurnBudget(setup.budgetLimits, context.session.spent, setup.turnLimits)
     this.#signal = AbortSignal.any([context.signal, this.#timeUp.signal])
     this.#hooks = new TurnHooks(setup.hooks, context.session.id, this.#signal)
+    this.#history = new ShownHistory({
+      limits: setup,
+      signal: this.#signal,
+      transcript: () => [...context.session.messages, ...this.#added],
+      add: (message) => this.#added.push(message),
+      tools: () => this.#tools(),
+      ask: (request) => this.#call(request, true),
+    })
   }
 
   async *run(): ReturnType<SessionAgent['run']> {
@@ -94,7 +92,7 @@ export class LlmTurn {
         throw new BudgetExhaustedError(`The turn has made ${this.#calls} model calls, which is its limit`)
       }
       yield* this.#budget.check()
-      yield* this.#compact()
+      yield* this.#history.compact()
       const finish = yield* this.#step()
       if (finish.stopReason !== 'tool_use') return yield* this.#conclude(finish)
       yield* this.#hooks.pass('turn_boundary', { turn_number: this.#calls - 1 })
@@ -127,8 +125,8 @@ export class LlmTurn {
     const number = this.#calls++
     const { maxTokens, temperature, providerParams } = this.#setup
     const standard = { maxTokens, temperature, providerParams } as Adjustable
-    const adjusted = yield* this.#hooks.request(standard, () => this.#shown().length, number)
-    const finish = yield* this.#call({ messages: this.#shown(), tools, ...adjusted })
+    const adjusted = yield* this.#hooks.request(standard, () => this.#history.all().length, number)
+    const finish = yield* this.#callFitting({ tools, ...adjusted })
     const blocks = yield* this.#hooks.answer(finish, number)
     yield* this.#tell(blocks)
     const calls = blocks.flatMap((block): ToolCall[] => (block.block_type === 'tool_use' ? [block.data] : []))
@@ -187,16 +185,22 @@ export class LlmTurn {
     const finish = yield* withRetries(attempt, signal, retry)
     this.#usage = addUsage(this.#usage, toUsage(finish.usage))
     this.#budget.tokens += finish.usage.input_tokens + finish.usage.output_tokens
-    if (!quiet) this.#lastInputTokens = finish.usage.input_tokens
+    if (!quiet) this.#history.lastInputTokens = finish.usage.input_tokens
     return finish
   }
 
-  #transcript(): Message[] {
-    return [...this.#context.session.messages, ...this.#added]
-  }
-
-  #shown(): Message[] {
-    return shownTo(this.#transcript(), this.#setup.preloaded)
+  /** Calls with the history as it is; where that is too long for the model, once more with one that is not. */
+  async *#callFitting(request: Omit<ModelRequest, 'signal' | 'messages'>, quiet = false): Outputs<Finish> {
+    const messages = this.#history.fitting(request)
+    try {
+      return yield* this.#call({ ...request, messages }, quiet)
+    } catch (error) {
+      const overflow = overflowBehind(error)
+      if (overflow === undefined) throw error
+      this.#history.learn({ ...request, messages }, overflow)
+      yield* this.#history.compact(true)
+      return yield* this.#call({ ...request, messages: this.#history.fitting(request) }, quiet)
+    }
   }
 
   // The end of the turn
@@ -233,7 +237,7 @@ export class LlmTurn {
       yield { type: 'message_added', message }
       yield { type: 'turn_started' }
       this.#calls++
-      const { blocks: given, stopReason, usage } = yield* this.#call({ ...request, messages: this.#shown() }, true)
+      const { blocks: given, stopReason, usage } = yield* this.#callFitting(request, true)
       // A call that nobody answers would make the history one that no provider takes.
       const blocks = given.filter(({ block_type }) => block_type !== 'tool_use')
       const stop_reason = turnEnd(stopReason)
@@ -247,48 +251,6 @@ export class LlmTurn {
         throw new AgentError(`The model's answer did not fit output_schema in ${tries} attempts: ${read.fault}`)
       }
       question = `That does not fit: ${read.fault}. Answer with the corrected JSON alone.`
-    }
-  }
-
-  /** Puts a summary in place of older history, for the model alone: who reads the messages still has them all. */
-  async *#compact(): Outputs<void> {
-    const { compactAtTokens } = this.#setup
-    if (compactAtTokens === 0) return
-    const shown = this.#shown()
-    const estimate = estimateTokens(shown)
-    if (Math.max(estimate, this.#lastInputTokens) < compactAtTokens) return
-    const transcript = this.#transcript()
-    const end = summaryEnd(transcript)
-    if (end === undefined) return
-    yield {
-      type: 'compaction_started',
-      input_tokens: this.#lastInputTokens,
-      estimated_history_tokens: estimate,
-      message_count: shown.length,
-    }
-    const messages = [...shownTo(transcript.slice(0, end)), { role: 'user' as const, content: SUMMARISE }]
-    try {
-      const { blocks, usage } = yield* this.#call(
-        { messages, tools: await this.#tools(), mayCall: false, maxTokens: SUMMARY_MAX_TOKENS },
-        true,
-      )
-      const summary = textOf(blocks)
-      if (summary.trim() === '') throw new AgentError('The model summarised nothing')
-      const content = `Summary of the conversation so far:\n${summary}`
-      const message = { role: 'user' as const, content, summarises: end }
-      this.#added.push(message)
-      yield { type: 'message_added', message }
-      this.#lastInputTokens = 0
-      const messages_after = this.#shown().length
-      yield {
-        type: 'compaction_completed',
-        summary_tokens: usage.output_tokens,
-        messages_before: shown.length,
-        messages_after,
-      }
-    } catch (error) {
-      this.#signal.throwIfAborted()
-      yield { type: 'compaction_failed', error: reasonOf(error) }
     }
   }
 
@@ -311,9 +273,4 @@ export class LlmTurn {
 
 function turnEnd(reason: StopReason): Exclude<StopReason, 'tool_use' | 'cancelled'> {
   return reason === 'tool_use' || reason === 'cancelled' ? 'end_turn' : reason
-}
-
-/** For whoever watches: only what was written for them. */
-function reasonOf(error: unknown): string {
-  return error instanceof SessionError ? error.message : 'an unexpected error occurred'
 }

@@ -118,3 +118,15 @@ describe("Anthropic's cache", () => {
     expect(JSON.stringify(body).match(/ephemeral/g)).toHaveLength(1)
   })
 })
+
+test('a tool name that a model invented goes back as one that providers take', async () => {
+  const invented = (name: string) => ({ ...call, data: { ...call.data, name } })
+  for (const name of ['functions.echo<|channel|>commentary', 'a b', 'é', 'x'.repeat(200), '']) {
+    for (const provider of ['anthropic', 'openai', 'google', 'compatible'] as const) {
+      const body = JSON.stringify(await sent(provider, [user('go'), said(invented(name)), result]))
+      const names = [...body.matchAll(/"(?:name|toolName)":"([^"]*)"/g)].map(([, found]) => found)
+      expect(names.length, provider).toBeGreaterThan(0)
+      for (const found of names) expect(found).toMatch(/^[A-Za-z0-9_-]{1,64}$/)
+    }
+  }
+})
