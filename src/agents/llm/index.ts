@@ -12,6 +12,7 @@ import { ContextSizes } from './context-sizes.ts'
 import type { ModelProviders } from './model.ts'
 import { modelName } from './model-name.ts'
 import { OutputSchema } from './output-schema.ts'
+import { readProviderParams } from './provider-params.ts'
 import { type RetryPolicy, STANDARD_RETRY } from './retry.ts'
 import { LlmTurn, type TurnSetup } from './turn.ts'
 
@@ -90,14 +91,15 @@ async function build(
   if (name === undefined) {
     throw new InvalidParamsError('/model', 'is required: this server has no MODEL for requests that name none')
   }
-  const { temperature, ...providerParams } = request.provider_params ?? {}
-  if (temperature !== undefined && typeof temperature !== 'number') {
-    throw new InvalidParamsError('/provider_params/temperature', 'must be a number')
-  }
+  const model = providers.model(name)
+  const params = request.provider_params ?? {}
+  // Refused here, and read again where hooks may have changed them.
+  readProviderParams(model.provider, params)
+  const { temperature, ...providerParams } = params as { temperature?: number }
   const preloaded = (request.preload_skills ?? []).map((id, i) => skills.render(id, `/preload_skills/${i}`))
   const setup: TurnSetup = {
     ...rest,
-    model: providers.model(name),
+    model,
     retry,
     skills,
     providerParams,

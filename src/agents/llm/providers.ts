@@ -10,6 +10,7 @@ import type { Model, ModelEvent, ModelProviders, ModelRequest } from './model.ts
 import { toPrompt } from './model-messages.ts'
 import { ModelWire } from './model-wire.ts'
 import { withCacheMarks } from './prompt-cache.ts'
+import { type ReadParams, readProviderParams } from './provider-params.ts'
 
 export interface ProviderSettings {
   apiKey: string
@@ -131,6 +132,8 @@ function mayRefuseFormat(error: unknown, status = 0): boolean {
   return status >= 500 && /response_?format|json_?schema|grammar|structured/i.test(responseBody)
 }
 
+type ReadRequest = ModelRequest & ReadParams
+
 class SdkBackedModel implements Model {
   readonly provider: string
   readonly name: string
@@ -146,6 +149,8 @@ class SdkBackedModel implements Model {
 
   async *call(request: ModelRequest): AsyncGenerator<ModelEvent, void, undefined> {
     const { silenceMs, secrets } = this.#limits
+    // Before anything is asked: what is wrong with them is no fault of the provider.
+    const params = readProviderParams(this.provider, request.providerParams ?? {})
     const silence = new AbortController()
     let timer = setTimeout(() => silence.abort(), silenceMs)
     const heard = () => {
@@ -156,7 +161,7 @@ class SdkBackedModel implements Model {
     const wire = new ModelWire()
     try {
       const abortSignal = AbortSignal.any([request.signal, silence.signal, stop.signal])
-      const { stream } = await this.#open(request, wire, abortSignal)
+      const { stream } = await this.#open({ ...request, ...params }, wire, abortSignal)
       yield* answerOf(stream, {
         heard,
         isDone: () => wire.isDone,
@@ -175,7 +180,7 @@ class SdkBackedModel implements Model {
   }
 
   /** Asks for the answer's form in plain words alone where the endpoint refuses to be told of it otherwise. */
-  async #open({ output, ...request }: ModelRequest, wire: ModelWire, signal: AbortSignal) {
+  async #open({ output, ...request }: ReadRequest, wire: ModelWire, signal: AbortSignal) {
     const sdk = this.#provider.open(this.name, wire)
     const { plainOnly } = this.#limits
     const name = `${this.provider}/${this.name}`
@@ -192,7 +197,7 @@ class SdkBackedModel implements Model {
   }
 
   #options(
-    { messages, tools, mayCall = true, output, ...request }: ModelRequest,
+    { messages, tools, mayCall = true, output, ...request }: ReadRequest,
     abortSignal: AbortSignal,
   ): CallOptions {
     const { key, always, needsTools = false, sendsReasoning = false, caches } = this.#provider
@@ -205,7 +210,8 @@ class SdkBackedModel implements Model {
       prompt: marks ? withCacheMarks(prompt, requestTokens({ messages, tools })) : prompt,
       abortSignal,
       includeRawChunks: true,
-      providerOptions: { [key]: { ...request.providerParams, ...strict, ...always } },
+      providerOptions: { [key]: { ...strict, ...request.options, ...always } },
+      ...request.settings,
       ...(request.maxTokens === undefined ? {} : { maxOutputTokens: request.maxTokens }),
       ...(request.temperature === undefined ? {} : { temperature: request.temperature }),
       ...(output === undefined ? {} : { responseFormat: { type: 'json', schema: output.schema, name: output.name } }),
