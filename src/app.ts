@@ -1,11 +1,10 @@
-import { readFileSync } from 'node:fs'
 import type { Server } from 'node:http'
 import cors from '@fastify/cors'
 import Fastify, { type FastifyBaseLogger, type FastifyHttpOptions, type FastifyInstance, LogController } from 'fastify'
 import type { HookHandler } from './agents/hooks/hook.ts'
 import { builtInAgents } from './agents/index.ts'
 import { loadModules, type TeamModules } from './agents/load-modules.ts'
-import { openSkills } from './agents/skills/open-skills.ts'
+import type { SkillCatalog } from './agents/skills/skill.ts'
 import { type Config, ConfigError } from './config.ts'
 import type { SessionAgentBuilder } from './core/agent.ts'
 import { auth } from './plugins/auth.ts'
@@ -25,8 +24,7 @@ import { toRoutable } from './plugins/unroutable.ts'
 import { webhookAuth } from './plugins/webhook-auth.ts'
 import { registerRoutes } from './routes/index.ts'
 import { unavailable } from './routes/unavailable.ts'
-
-export const VERSION: string = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')).version
+import { VERSION } from './version.ts'
 
 /** Of the request line and the headers together. */
 const MAX_HEADER_BYTES = 16_384
@@ -64,9 +62,9 @@ export async function buildApp(config: Config, parts: AppParts = {}): Promise<Fa
 
   const { registry, observe } = turnMetrics()
   const observer = turnLog(app.log, observe)
-  const skills = config.SKILLS_DIR === '' ? undefined : openSkills(config.SKILLS_DIR)
+  const skills = config.SKILLS_DIR === '' ? undefined : await skillsIn(config.SKILLS_DIR)
   const team = await teamModules(config.AGENT)
-  const model = modelAgent(config, {
+  const model = await modelAgent(config, {
     version: VERSION,
     log: app.log,
     hooks: { ...team.hooks, ...parts.hooks },
@@ -105,6 +103,11 @@ export async function buildApp(config: Config, parts: AppParts = {}): Promise<Fa
   await app.register(openapi, { version: VERSION })
   await registerRoutes(app, { version: VERSION, uploadLimit: config.UPLOAD_LIMIT })
   return app
+}
+
+/** Loaded where there are skills: it brings a parser of YAML. */
+async function skillsIn(folder: string): Promise<SkillCatalog> {
+  return (await import('./agents/skills/open-skills.ts')).openSkills(folder)
 }
 
 async function teamModules(files: readonly string[]): Promise<TeamModules> {

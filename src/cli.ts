@@ -1,14 +1,11 @@
 #!/usr/bin/env node
 import { writeFile } from 'node:fs/promises'
 import { parseArgs } from 'node:util'
-import { buildApp, VERSION } from './app.ts'
-import { type Config, ConfigError, flagName, loadConfig, type SettingName, settings } from './config.ts'
+import type { Config, SettingName } from './config.ts'
 import type { DurableStore } from './core/durable-store.ts'
-import { serve } from './main.ts'
-import { backUpStore, openDurableStore } from './stores/index.ts'
-import { counted, TransferError } from './transfer/export-format.ts'
-import { exportSessions } from './transfer/export-sessions.ts'
-import { importSessions } from './transfer/import-sessions.ts'
+import { VERSION } from './version.ts'
+
+// Everything else is imported by the command that needs it: `--version` waits for none of it.
 
 const USAGE = `Suricate ${VERSION}: a session server for LLM agents
 
@@ -29,7 +26,8 @@ class UsageError extends Error {}
 async function main(args: readonly string[]): Promise<void> {
   const [command, ...rest] = args
   if (command === '--version' || command === '-v') return print(VERSION)
-  if (command === undefined || command === '--help' || command === '-h' || command === 'help') return print(help())
+  if (command === undefined || command === '--help' || command === '-h' || command === 'help')
+    return print(await help())
   if (command === 'serve') return serveCommand(rest)
   if (command === 'export') return exportCommand(rest)
   if (command === 'import') return importCommand(rest)
@@ -39,15 +37,19 @@ async function main(args: readonly string[]): Promise<void> {
 }
 
 async function serveCommand(args: readonly string[]): Promise<void> {
-  const { flags, wantsHelp } = parseFlags(args)
-  if (wantsHelp) return print(help())
+  const { flags, wantsHelp } = await parseFlags(args)
+  if (wantsHelp) return print(await help())
+  const { loadConfig } = await import('./config.ts')
+  const { serve } = await import('./main.ts')
   await serve(loadConfig({ env: process.env, flags }))
 }
 
 async function exportCommand(args: readonly string[]): Promise<void> {
   const { all, help: wantsHelp, 'store-url': url } = parseTransfer(args, { all: { type: 'boolean' } })
-  if (wantsHelp) return print(help())
+  if (wantsHelp) return print(await help())
   if (!all) throw new UsageError('export needs --all: it is every session that is exported')
+  const { counted } = await import('./transfer/export-format.ts')
+  const { exportSessions } = await import('./transfer/export-sessions.ts')
   await withStore(url, { create: false }, async (store) => {
     note(`exported ${counted(await exportSessions(store, process.stdout))}`)
   })
@@ -55,7 +57,9 @@ async function exportCommand(args: readonly string[]): Promise<void> {
 
 async function importCommand(args: readonly string[]): Promise<void> {
   const { help: wantsHelp, 'store-url': url } = parseTransfer(args)
-  if (wantsHelp) return print(help())
+  if (wantsHelp) return print(await help())
+  const { counted } = await import('./transfer/export-format.ts')
+  const { importSessions } = await import('./transfer/import-sessions.ts')
   await withStore(url, { create: true }, async (store) => {
     const { imported, skipped } = await importSessions(store, process.stdin, note)
     note(`imported ${counted(imported)}${skipped === 0 ? '' : `, skipped ${skipped}`}`)
@@ -64,10 +68,11 @@ async function importCommand(args: readonly string[]): Promise<void> {
 
 async function backupCommand(args: readonly string[]): Promise<void> {
   const { help: wantsHelp, 'store-url': flag, names } = parseTransfer(args, {}, 1)
-  if (wantsHelp) return print(help())
+  if (wantsHelp) return print(await help())
   const [target] = names
   if (target === undefined) throw new UsageError('backup needs the name of a new file: suricate backup FILE')
-  const url = storeUrl(flag)
+  const url = await storeUrl(flag)
+  const { backUpStore } = await import('./stores/index.ts')
   await backUpStore(url, target).catch((error: Error) => {
     throw new UsageError(`${target} was not written: ${error.message}`)
   })
@@ -86,7 +91,8 @@ function parseTransfer(args: readonly string[], more: { all?: { type: 'boolean' 
 }
 
 /** The store alone is asked for: the other settings are a server's. */
-function storeUrl(flag: string | undefined): string {
+async function storeUrl(flag: string | undefined): Promise<string> {
+  const { loadConfig } = await import('./config.ts')
   const flags = flag === undefined ? {} : { STORE_URL: flag }
   return loadConfig({ env: { STORE_URL: process.env.STORE_URL }, flags }).STORE_URL
 }
@@ -96,7 +102,8 @@ async function withStore(
   options: { create: boolean },
   act: (store: DurableStore) => Promise<void>,
 ): Promise<void> {
-  const url = storeUrl(flag)
+  const url = await storeUrl(flag)
+  const { openDurableStore } = await import('./stores/index.ts')
   const store = await openDurableStore(url, options).catch((error: Error) => {
     throw new UsageError(error.message)
   })
@@ -113,6 +120,8 @@ async function withStore(
 }
 
 async function openapiCommand(args: readonly string[]): Promise<void> {
+  const { loadConfig } = await import('./config.ts')
+  const { buildApp } = await import('./app.ts')
   const config: Config = loadConfig({ env: {} })
   const app = await buildApp(config)
   await app.ready()
@@ -124,10 +133,11 @@ async function openapiCommand(args: readonly string[]): Promise<void> {
   await writeFile(new URL('openapi-3.2.json', folder), String(next))
 }
 
-function parseFlags(args: readonly string[]): {
+async function parseFlags(args: readonly string[]): Promise<{
   flags: Partial<Record<SettingName, string | boolean>>
   wantsHelp: boolean
-} {
+}> {
+  const { flagName, settings } = await import('./config.ts')
   const names = Object.keys(settings.properties) as SettingName[]
   const isSwitch = (name: SettingName) => settings.properties[name].type === 'boolean'
   const options = Object.fromEntries(
@@ -149,7 +159,8 @@ function parseFlags(args: readonly string[]): {
   }
 }
 
-function help(): string {
+async function help(): Promise<string> {
+  const { flagName, settings } = await import('./config.ts')
   const width = Math.max(...Object.keys(settings.properties).map((name) => name.length))
   const rows = Object.entries(settings.properties).map(([name, { description, default: standard }]) => {
     const flag = `--${flagName(name)}`
@@ -175,7 +186,9 @@ const ADDRESS_ADVICE: Readonly<Record<string, string | undefined>> = {
   ENOTFOUND: 'take an address of this machine with --host',
 }
 
-main(process.argv.slice(2)).catch((error: unknown) => {
+main(process.argv.slice(2)).catch(async (error: unknown) => {
+  const { ConfigError } = await import('./config.ts')
+  const { TransferError } = await import('./transfer/export-format.ts')
   const isKnown = error instanceof UsageError || error instanceof ConfigError || error instanceof TransferError
   const advice = ADDRESS_ADVICE[(error as NodeJS.ErrnoException).code ?? '']
   const sentence = `suricate: ${(error as Error).message}`

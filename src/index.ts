@@ -8,7 +8,7 @@
  * - The types that an agent's author needs.
  */
 export type { HookHandler, HookInvocation, HookPatch, HookResponse } from './agents/hooks/hook.ts'
-export { type AppParts, buildApp, VERSION } from './app.ts'
+export { type AppParts, buildApp } from './app.ts'
 export { type ApiKey, type Config, ConfigError, type ConfigSources, loadConfig, type SettingName } from './config.ts'
 export type {
   AgentOption,
@@ -47,3 +47,4 @@ export type { ExportedSession, Message } from './core/transcript.ts'
 export { type SuricateOptions, suricate } from './embed.ts'
 export { serve } from './main.ts'
 export { openDurableStore, openStore } from './stores/index.ts'
+export { VERSION } from './version.ts'

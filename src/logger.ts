@@ -1,16 +1,15 @@
 import { isatty } from 'node:tty'
 import { type DestinationStream, type Logger, pino, stdTimeFunctions } from 'pino'
-import { prettyFactory } from 'pino-pretty'
 import type { Config } from './config.ts'
 
 /** Never written, whatever an object that is logged may carry. */
 const SECRETS = ['authorization', 'cookie', 'apiKey', 'api_key', '*.authorization', '*.cookie', '*.apiKey', '*.api_key']
 
 /** JSON lines, or readable ones where standard output is a terminal. */
-export function createLogger(
+export async function createLogger(
   config: Pick<Config, 'LOG_LEVEL' | 'LOG_FORMAT'>,
   output: DestinationStream = process.stdout,
-): Logger {
+): Promise<Logger> {
   const options = {
     level: config.LOG_LEVEL,
     base: null,
@@ -20,6 +19,7 @@ export function createLogger(
   }
   const isPretty = config.LOG_FORMAT === 'pretty' || (config.LOG_FORMAT === 'auto' && isatty(1))
   if (!isPretty) return pino(options, output)
+  const { prettyFactory } = await import('pino-pretty')
   const prettify = prettyFactory({
     colorize: isatty(1),
     translateTime: 'HH:MM:ss.l',

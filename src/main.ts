@@ -1,9 +1,10 @@
 import type { FastifyInstance } from 'fastify'
-import { type AppParts, buildApp, VERSION } from './app.ts'
+import { type AppParts, buildApp } from './app.ts'
 import { closeAtSignal } from './closing.ts'
 import type { Config } from './config.ts'
 import { LogOutput } from './log-output.ts'
 import { createLogger } from './logger.ts'
+import { VERSION } from './version.ts'
 
 /** Past the drain: the last frames, the agents' disposal and the connections. */
 const CLOSE_MARGIN_MS = 4_500
@@ -21,7 +22,7 @@ export async function serve(config: Config, parts: Omit<AppParts, 'logger'> = {}
   const output = new LogOutput((lines) =>
     logger.warn({ lines }, 'log lines were dropped: what reads the log is too slow'),
   )
-  const logger = createLogger(config, output)
+  const logger = await createLogger(config, output)
   if (config.INSECURE_NO_AUTH && config.API_KEYS.length === 0) {
     logger.warn('authentication is off (--insecure-no-auth): whoever reaches this server can use it')
   }

@@ -114,13 +114,19 @@ test('a source map of the package brings its sources, which are not in there', (
   expect(map.sourcesContent).toEqual(map.sources.map((source) => text(join('dist', source))))
 })
 
-test('the package, installed in an empty folder, serves an agent of ten lines', { timeout: INSTALL_MS }, async () => {
+test('the package, installed in an empty folder, fits this Node and serves an agent of ten lines', {
+  timeout: INSTALL_MS,
+}, async () => {
   const folder = temporaryFolder()
   const [packed] = JSON.parse(
     await npm(['pack', '--json', '--ignore-scripts', '--pack-destination', folder], root),
   ) as Packed[]
   writeFileSync(join(folder, 'package.json'), '{"private":true,"type":"module"}')
-  await npm(['install', '--prefer-offline', '--no-audit', '--no-fund', join(folder, packed?.filename ?? '')], folder)
+  // With `--engine-strict` a dependency that is for another Node fails the installation; otherwise it is a warning.
+  await npm(
+    ['install', '--prefer-offline', '--engine-strict', '--no-audit', '--no-fund', join(folder, packed?.filename ?? '')],
+    folder,
+  )
   writeFileSync(join(folder, 'program.js'), PROGRAM)
   const env = { PATH: process.env.PATH }
   expect(await run(process.execPath, ['program.js'], folder, env)).toEqual({ code: 0, output: '201 HEY\n' })

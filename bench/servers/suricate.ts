@@ -24,7 +24,7 @@ const settled = config.loadConfig({
 const logs = settled.LOG_LEVEL !== 'silent'
 const server = await app.buildApp(settled, {
   agents: [bench],
-  ...(logs ? { logger: logger.createLogger(settled) } : {}),
+  ...(logs ? { logger: await logger.createLogger(settled) } : {}),
 })
 
 await server.listen({ port: 0, host: '127.0.0.1' })

@@ -1,13 +1,7 @@
 import type { FastifyBaseLogger } from 'fastify'
 import type { HookHandler } from '../agents/hooks/hook.ts'
-import { createHooks, type ServerHooks } from '../agents/hooks/hook-registry.ts'
-import { readHooksFile } from '../agents/hooks/hooks-file.ts'
-import { ContextSizes } from '../agents/llm/context-sizes.ts'
-import { llm } from '../agents/llm/index.ts'
-import { createModelProviders } from '../agents/llm/providers.ts'
+import type { ServerHooks } from '../agents/hooks/hook-registry.ts'
 import type { SkillCatalog } from '../agents/skills/skill.ts'
-import { readMcpConfig } from '../agents/tools/mcp-config.ts'
-import { openMcpServer } from '../agents/tools/mcp-server.ts'
 import type { ToolSource } from '../agents/tools/tool.ts'
 import { type Config, ConfigError } from '../config.ts'
 import type { SessionAgentBuilder } from '../core/agent.ts'
@@ -26,8 +20,14 @@ export interface ModelAgent {
   close(): Promise<void>
 }
 
-/** The agent `llm`, where this server is set up for any model. Throws a `ConfigError` for a file that is wrong. */
-export function modelAgent(config: Config, { version, log, skills, hooks }: ModelAgentParts): ModelAgent | undefined {
+/**
+ * The agent `llm`, where this server is set up for any model. Rejects with a `ConfigError` for a file that is wrong. What
+ * a server without models never runs is imported here, when it is needed: it is most of what would be loaded at start.
+ */
+export async function modelAgent(
+  config: Config,
+  { version, log, skills, hooks }: ModelAgentParts,
+): Promise<ModelAgent | undefined> {
   const keys = [config.MODEL, config.ANTHROPIC_API_KEY, config.OPENAI_API_KEY, config.GOOGLE_GENERATIVE_AI_API_KEY]
   if ([...keys, config.OPENAI_COMPATIBLE_BASE_URL].every((value) => value === '')) {
     for (const name of ['MCP_CONFIG', 'HOOKS_CONFIG'] as const) {
@@ -35,8 +35,11 @@ export function modelAgent(config: Config, { version, log, skills, hooks }: Mode
     }
     return undefined
   }
-  const toolSources = toolSourcesOf(config, version, log)
-  const registry = hooksOf(config, hooks, log)
+  const toolSources = await toolSourcesOf(config, version, log)
+  const registry = await hooksOf(config, hooks, log)
+  const { llm } = await import('../agents/llm/index.ts')
+  const { ContextSizes } = await import('../agents/llm/context-sizes.ts')
+  const { createModelProviders } = await import('../agents/llm/providers.ts')
   const builder = llm({
     providers: createModelProviders({
       standard: config.MODEL,
@@ -71,8 +74,10 @@ export function modelAgent(config: Config, { version, log, skills, hooks }: Mode
   }
 }
 
-function toolSourcesOf(config: Config, version: string, log: FastifyBaseLogger): ToolSource[] {
+async function toolSourcesOf(config: Config, version: string, log: FastifyBaseLogger): Promise<ToolSource[]> {
   if (config.MCP_CONFIG === '') return []
+  const { readMcpConfig } = await import('../agents/tools/mcp-config.ts')
+  const { openMcpServer } = await import('../agents/tools/mcp-server.ts')
   const options = {
     toolTimeoutMs: config.TOOL_TIMEOUT_MS,
     version,
@@ -82,12 +87,14 @@ function toolSourcesOf(config: Config, version: string, log: FastifyBaseLogger):
   return servers.map((server) => openMcpServer(server, options))
 }
 
-function hooksOf(
+async function hooksOf(
   config: Config,
   handlers: Readonly<Record<string, HookHandler>>,
   log: FastifyBaseLogger,
-): ServerHooks | undefined {
+): Promise<ServerHooks | undefined> {
   if (config.HOOKS_CONFIG === '') return undefined
+  const { createHooks } = await import('../agents/hooks/hook-registry.ts')
+  const { readHooksFile } = await import('../agents/hooks/hooks-file.ts')
   const { environment } = config
   const hooks = configured('HOOKS_CONFIG', () => readHooksFile(config.HOOKS_CONFIG, { environment, handlers }))
   return createHooks(hooks, (message, hookId, err) => log.warn({ hook_id: hookId, err }, `hook ${message}`))

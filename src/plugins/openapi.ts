@@ -1,13 +1,12 @@
-import helmet from '@fastify/helmet'
 import swagger from '@fastify/swagger'
-import swaggerUi from '@fastify/swagger-ui'
 import { type TSchema, Type } from '@sinclair/typebox'
-import type { FastifyInstance, FastifyPluginAsync, RouteOptions } from 'fastify'
+import type { FastifyInstance, RouteOptions } from 'fastify'
 import fp from 'fastify-plugin'
 import { stringify as toYaml } from 'yaml'
 import { count } from '../core/count.ts'
-import { finished, forReaders, type OpenApiDocument, toVersion32 } from './openapi-document.ts'
+import { finished, type OpenApiDocument, toVersion32 } from './openapi-document.ts'
 import { type ProblemCode, problemStatus } from './problems.ts'
+import { reference } from './reference.ts'
 
 declare module 'fastify' {
   interface FastifyInstance {
@@ -106,24 +105,6 @@ export const openapi = fp(
   },
   { name: 'openapi', dependencies: ['problems'] },
 )
-
-/** The pages at /docs, open to everyone: like the playground they hold nothing secret. */
-const reference: FastifyPluginAsync = async (app) => {
-  app.addHook('onRoute', (route) => {
-    route.config = { ...route.config, public: true }
-  })
-  // The pages' own policy comes with them.
-  await app.register(helmet, { contentSecurityPolicy: false, strictTransportSecurity: false })
-  await app.register(swaggerUi, {
-    routePrefix: '/docs',
-    staticCSP: true,
-    // Plain HTTP is how this is mostly reached; asking for HTTPS would leave the page without its scripts.
-    transformStaticCSP: (header) => header.replace('upgrade-insecure-requests;', ''),
-    transformSpecification: () => forReaders(app.openapi()),
-    transformSpecificationClone: false,
-    uiConfig: { tryItOutEnabled: true, displayRequestDuration: true },
-  })
-}
 
 /** Adds the problems that a route can answer to its responses, one a status. */
 function describeProblems(route: RouteOptions): void {

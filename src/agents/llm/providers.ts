@@ -1,7 +1,4 @@
-import { createAnthropic } from '@ai-sdk/anthropic'
-import { createGoogleGenerativeAI } from '@ai-sdk/google'
-import { createOpenAI } from '@ai-sdk/openai'
-import { createOpenAICompatible } from '@ai-sdk/openai-compatible'
+import type { createOpenAI } from '@ai-sdk/openai'
 import { InvalidParamsError, ProviderError } from '../../core/errors.ts'
 import { answerOf } from './answer.ts'
 import { toFault } from './fault.ts'
@@ -43,8 +40,8 @@ interface Provider {
   isReady: boolean
   /** The key of its data in the SDK's options and metadata. */
   key: string
-  /** A model for one call, over a connection of its own. */
-  open(name: string, wire: { fetch: typeof fetch }): SdkModel
+  /** A model for one call, over a connection of its own. The first call loads the provider's SDK. */
+  open(name: string, wire: { fetch: typeof fetch }): Promise<SdkModel>
   /** The SDK would not declare tools that may not be called, and the provider would refuse a history with calls. */
   needsTools?: boolean
   /** Sent with every call. */
@@ -65,13 +62,19 @@ export function createModelProviders(settings: ModelSettings): ModelProviders {
       key: 'anthropic',
       caches: promptCache,
       needsTools: true,
-      open: (name, { fetch }) => createAnthropic({ ...common(anthropic), fetch })(name),
+      open: async (name, { fetch }) => {
+        const { createAnthropic } = await import('@ai-sdk/anthropic')
+        return createAnthropic({ ...common(anthropic), fetch })(name)
+      },
     },
     openai: {
       needs: 'OPENAI_API_KEY',
       isReady: openai.apiKey !== '',
       key: 'openai',
-      open: (name, { fetch }) => createOpenAI({ ...common(openai), fetch }).responses(name),
+      open: async (name, { fetch }) => {
+        const { createOpenAI } = await import('@ai-sdk/openai')
+        return createOpenAI({ ...common(openai), fetch }).responses(name)
+      },
       // Nothing is kept at the provider: the history travels with each call.
       always: { store: false },
     },
@@ -79,14 +82,18 @@ export function createModelProviders(settings: ModelSettings): ModelProviders {
       needs: 'GOOGLE_GENERATIVE_AI_API_KEY',
       isReady: google.apiKey !== '',
       key: 'google',
-      open: (name, { fetch }) => createGoogleGenerativeAI({ ...common(google), fetch })(name),
+      open: async (name, { fetch }) => {
+        const { createGoogleGenerativeAI } = await import('@ai-sdk/google')
+        return createGoogleGenerativeAI({ ...common(google), fetch })(name)
+      },
     },
     compatible: {
       needs: 'OPENAI_COMPATIBLE_BASE_URL',
       isReady: compatible.baseURL !== '',
       key: 'compatible',
       sendsReasoning: sendReasoning,
-      open: (name, { fetch }) => {
+      open: async (name, { fetch }) => {
+        const { createOpenAICompatible } = await import('@ai-sdk/openai-compatible')
         const { apiKey, baseURL } = compatible
         const key = apiKey === '' ? {} : { apiKey }
         return createOpenAICompatible({
@@ -181,7 +188,7 @@ class SdkBackedModel implements Model {
 
   /** Asks for the answer's form in plain words alone where the endpoint refuses to be told of it otherwise. */
   async #open({ output, ...request }: ReadRequest, wire: ModelWire, signal: AbortSignal) {
-    const sdk = this.#provider.open(this.name, wire)
+    const sdk = await this.#provider.open(this.name, wire)
     const { plainOnly } = this.#limits
     const name = `${this.provider}/${this.name}`
     const plain = () => sdk.doStream(this.#options(request, signal))

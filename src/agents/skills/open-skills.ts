@@ -10,14 +10,6 @@ const SEGMENT = /^[a-z0-9-]+$/
 const MAX_DEPTH = 8
 const ABSENT = ['ENOENT', 'ENOTDIR', 'ELOOP', 'ENAMETOOLONG']
 
-/** The catalog of a server that has no skills. */
-export const noSkills: SkillCatalog = {
-  list: async () => [],
-  render: async (id, path) => {
-    throw new SkillNotFoundError(id, path)
-  },
-}
-
 /**
  * The skills in a folder: `<dir>/<collection…>/<name>/SKILL.md`, in the open format. Ids are paths of `a-z`, `0-9` and `-`;
  * other folders, and what symbolic links bring in from outside, are no skills. The folder is looked at again for every

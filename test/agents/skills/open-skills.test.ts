@@ -3,7 +3,8 @@ import { mkdirSync, mkdtempSync, rmSync, symlinkSync, utimesSync, writeFileSync 
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { beforeEach, describe, expect, onTestFinished, test } from 'vitest'
-import { noSkills, openSkills } from '../../../src/agents/skills/open-skills.ts'
+import { noSkills } from '../../../src/agents/skills/no-skills.ts'
+import { openSkills } from '../../../src/agents/skills/open-skills.ts'
 import type { SkillCatalog } from '../../../src/agents/skills/skill.ts'
 import { SkillNotFoundError, SkillResolutionError } from '../../../src/core/errors.ts'
 
