@@ -473,7 +473,7 @@ describe('a hook over HTTP', () => {
 })
 
 test('without a configuration there are none to do without', async () => {
-  const { api } = await ownServer({ MODEL: models.compatible })
+  const { api } = await ownServer({ MODEL: models.compatible, OPENAI_COMPATIBLE_BASE_URL: 'http://127.0.0.1:1/v1' })
   const answer = await api.post('/sessions', { ...create, hooks_override: { disable: ['a'] } })
   expectProblem(answer, 501, 'CAPABILITY_UNAVAILABLE')
 })
