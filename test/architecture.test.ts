@@ -16,6 +16,7 @@ const TOP = [
   'log-output.ts',
   'logger.ts',
   'main.ts',
+  'version.ts',
 ]
 /** Nobody else asks the environment. */
 const READS_ENVIRONMENT = ['cli.ts', 'config.ts']

@@ -5,7 +5,8 @@ test('without any setting the defaults of the schema hold', () => {
   const config = loadConfig({ env: {} }) as Record<string, unknown>
   for (const [name, { default: standard }] of Object.entries(settings.properties)) {
     const isList = ['API_KEYS', 'AGENT', 'CORS_ORIGINS', 'ALLOWED_HOSTS', 'WEBHOOK_SECRETS'].includes(name)
-    expect(config[name], name).toEqual(isList ? [] : standard)
+    const isMap = name === 'CONTEXT_TOKENS'
+    expect(config[name], name).toEqual(isMap ? new Map() : isList ? [] : standard)
   }
 })
 

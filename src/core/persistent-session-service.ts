@@ -340,8 +340,7 @@ export class PersistentSessionService implements SessionService {
   }
 
   close(options: { drainMs?: number } = {}): Promise<void> {
-    this.#closed ??= this.#close(options)
-    return this.#closed
+    return (this.#closed ??= this.#close(options))
   }
 
   async #close(options: { drainMs?: number }): Promise<void> {

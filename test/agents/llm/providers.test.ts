@@ -233,8 +233,9 @@ describe.each(providerNames)('%s', (provider) => {
 })
 
 test('a key that is missing is named', async () => {
-  const { api } = await ownServer({ MODEL: models.anthropic })
-  const { detail } = expectProblem(await api.post('/sessions', { prompt: 'hello' }), 502, 'PROVIDER_ERROR')
+  const { api } = await ownServer({ MODEL: models.compatible, OPENAI_COMPATIBLE_BASE_URL: 'http://127.0.0.1:1/v1' })
+  const answer = await api.post('/sessions', { prompt: 'hello', model: models.anthropic })
+  const { detail } = expectProblem(answer, 502, 'PROVIDER_ERROR')
   expect(detail).toContain('ANTHROPIC_API_KEY')
 })
 
