@@ -340,7 +340,8 @@ export class PersistentSessionService implements SessionService {
   }
 
   close(options: { drainMs?: number } = {}): Promise<void> {
-    return (this.#closed ??= this.#close(options))
+    this.#closed ??= this.#close(options)
+    return this.#closed
   }
 
   async #close(options: { drainMs?: number }): Promise<void> {
@@ -351,18 +352,14 @@ export class PersistentSessionService implements SessionService {
     await this.#residents.release()
     // Who has just been told of a start asks for its end.
     await this.#engine.parts.changes.until(() => this.#calls === 0, LAST_ANSWERS_MS)
-    try {
-      await this.#member?.leave()
-    } catch (error) {
-      // The lease runs out by itself.
-      this.#fault(error)
-    }
+    // Where this fails the lease expires by itself.
+    await this.#member?.leave().catch((error) => this.#fault(error))
     await this.#store.close()
   }
 
   /** What was just done is done, whether or not it can be counted. */
-  async #recountQuietly(): Promise<void> {
-    await this.#recount().catch((error) => {
+  #recountQuietly(): Promise<void> {
+    return this.#recount().catch((error) => {
       if (!(error instanceof StoreUnavailableError)) this.#fault(error)
     })
   }
