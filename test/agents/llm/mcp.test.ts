@@ -130,7 +130,8 @@ test('a server that never says hello does not keep this one from closing', async
 })
 
 describe('MCP_CONFIG stops the start with a sentence', () => {
-  const start = (MCP_CONFIG: string) => startServer({ MODEL: 'compatible/x', OPENAI_COMPATIBLE_BASE_URL: 'http://127.0.0.1:1/v1', MCP_CONFIG })
+  const start = (MCP_CONFIG: string) =>
+    startServer({ MODEL: 'compatible/x', OPENAI_COMPATIBLE_BASE_URL: 'http://127.0.0.1:1/v1', MCP_CONFIG })
 
   test.each([
     ['where there is no file', () => '/nowhere/mcp.json', 'cannot be read: ENOENT'],
