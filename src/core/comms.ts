@@ -1,5 +1,4 @@
 import { type Static, Type } from '@sinclair/typebox'
-import { discriminatedBy } from './discriminator.ts'
 import { StringEnum } from './string-enum.ts'
 import { PeerMeta } from './transcript.ts'
 import { Uuid } from './uuid.ts'
@@ -81,7 +80,6 @@ const commands = [
 export const CommsCommand = Type.Union([...commands], {
   title: 'CommsCommand',
   description: 'Something to be sent, told apart by `kind`',
-  discriminator: discriminatedBy('kind', commands),
 })
 export type CommsCommand = Static<typeof CommsCommand>
 
@@ -119,6 +117,5 @@ const receipts = [
 export const CommsReceipt = Type.Union([...receipts], {
   title: 'CommsReceipt',
   description: 'What became of it, told apart by `kind`',
-  discriminator: discriminatedBy('kind', receipts),
 })
 export type CommsReceipt = Static<typeof CommsReceipt>

@@ -245,10 +245,6 @@ export const AgentEvent = Type.Unsafe<AgentEvent>({
   $id: 'AgentEvent',
   description: 'One event of a stream, told apart by `type`; types that are not known must be ignored',
   oneOf: variants.map((variant) => ({ $ref: variant.$id })),
-  discriminator: {
-    propertyName: 'type',
-    mapping: Object.fromEntries(variants.map((variant) => [variant.title, `#/components/schemas/${variant.$id}`])),
-  },
 })
 
 type EventOf<T extends Record<string, TSchema>> = { [K in keyof T]: Static<T[K]> }[keyof T]

@@ -1,6 +1,5 @@
 import { type Static, type TProperties, Type } from '@sinclair/typebox'
 import { count } from './count.ts'
-import { discriminatedBy } from './discriminator.ts'
 import { StringEnum } from './string-enum.ts'
 import { time } from './time.ts'
 import type { Usage } from './usage.ts'
@@ -55,7 +54,6 @@ const blocks = [
 export const Block = Type.Union([...blocks], {
   $id: 'Block',
   description: 'A part of an assistant message',
-  discriminator: discriminatedBy('block_type', blocks),
 })
 export type Block = Static<typeof Block>
 
@@ -104,7 +102,6 @@ const messages = [
 export const Message = Type.Union([...messages], {
   $id: 'Message',
   description: 'One entry of a transcript, tagged by `role`',
-  discriminator: discriminatedBy('role', messages),
 })
 export interface UserMessage {
   role: 'user'

@@ -36,6 +36,8 @@ interface Schema {
   description?: string
   [keyword: string]: unknown
 }
+type Variant = Record<string, { const?: unknown } | undefined>
+
 /** What a schema's title must look like to be the name of a component. */
 const COMPONENT = /^[A-Z][A-Za-z]*$/
 
@@ -53,6 +55,7 @@ export function finished(generated: unknown, optionalBodies: ReadonlySet<string>
   )
   nameResponses(document, operations)
   nameSchemas(document)
+  discriminate(document.components.schemas)
   return document
 }
 
@@ -130,6 +133,24 @@ function nameSchemas(document: OpenApiDocument): void {
   }
   for (const [name, schema] of Object.entries(schemas)) schemas[name] = moved(schema) as Schema
   document.paths = moved(document.paths) as OpenApiDocument['paths']
+}
+
+/**
+ * Says of each union of components what tells them apart: a member that is another constant in each. It is derived here,
+ * because the keyword is not JSON Schema's, and the validator of an application that embeds us would refuse it.
+ */
+function discriminate(schemas: Record<string, Schema>): void {
+  for (const union of Object.values(schemas)) {
+    const refs = ((union.oneOf ?? union.anyOf ?? []) as { $ref?: string }[]).map(({ $ref = '' }) => $ref)
+    const variants = refs.map((ref) => schemas[ref.slice(ref.lastIndexOf('/') + 1)]?.properties as Variant | undefined)
+    const propertyName = Object.keys(variants[0] ?? {}).find((name) => {
+      const constants = variants.map((properties) => properties?.[name]?.const)
+      return constants.every((value) => typeof value === 'string') && new Set(constants).size === constants.length
+    })
+    if (propertyName === undefined) continue
+    const mapping = Object.fromEntries(refs.map((ref, i) => [variants[i]?.[propertyName]?.const as string, ref]))
+    union.discriminator = { propertyName, mapping }
+  }
 }
 
 /** For people: what the twin that streams answers, also where `Accept` asks for it. Generators take that for the answer. */
