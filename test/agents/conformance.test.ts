@@ -72,7 +72,7 @@ agentConformance(
   {
     prompts: ['hello', 'to whom it may concern', 'line\nbreaks\tand 😀'],
     endless: { prompt: 'hold on', deltas: 2 },
-    failing: { prompt: 'fail', message: 'compatible answered 400', code: 'PROVIDER_ERROR' },
+    failing: { prompt: 'fail', message: 'compatible answered 400: no', code: 'PROVIDER_ERROR' },
   },
 )
 

@@ -215,7 +215,9 @@ describe.each(kinds)('an import into %s', (name, place) => {
   })
 
   test('of an empty store is whole', async () => {
-    const { code, stdout, stderr } = await exported(await place())
+    const url = await place()
+    await (await startNode(url)).close()
+    const { code, stdout, stderr } = await exported(url)
     expect({ code, stderr }).toEqual({ code: 0, stderr: 'exported 0 sessions\n' })
     expect((await imported(await place(), stdout)).stderr).toBe('imported 0 sessions\n')
   })

@@ -234,6 +234,11 @@ export class EventStream {
   }
 }
 
+/** What stands in the `data` line of a block. */
+export function dataOf(block: string): string {
+  return /^data: (.*)$/m.exec(block)?.[1] ?? ''
+}
+
 /** Opens a stream on a connection of its own and resolves with its headers; whatever the status is. */
 export function openStream(
   url: string,

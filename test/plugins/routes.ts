@@ -16,7 +16,8 @@ export function routesOf(app: FastifyInstance): Route[] {
     const depth = indent.length / 4
     const parent = depth === 0 ? '' : (parents[depth - 1] as string)
     // The root has no segment of its own, so that its children begin where it does.
-    const path = parent === '/' ? `/${segment}` : parent + segment
+    const slash = segment === '*' && !parent.endsWith('/') ? '/' : ''
+    const path = parent === '/' ? `/${segment}` : parent + slash + segment
     parents[depth] = path
     for (const method of methods?.split(', ') ?? []) routes.push({ method, path })
   }

@@ -18,8 +18,9 @@ const CANARIES = {
   cookie: 'canary-cookie-6a6a',
   idempotencyKey: 'canary-idempotency-4f4f',
   badBody: 'canary-bad-body-c3c3',
-  failure: 'canary-failure-d00d',
 } as const
+/** What the agent tells the caller of the turn that fails. */
+const FAILURE = 'the-reason-d00d'
 
 describe('the log of a server at level info', () => {
   let server: Served
@@ -44,7 +45,7 @@ describe('the log of a server at level info', () => {
       system_prompt: CANARIES.systemPrompt,
       labels: { a: CANARIES.label },
     })
-    const failed = await create('failed', { agent: 'scripted', prompt: `fail ${CANARIES.failure}` })
+    const failed = await create('failed', { agent: 'scripted', prompt: `fail ${FAILURE}` })
     const thrown = await create('thrown', { agent: 'scripted', prompt: 'throw' })
     const hung = await create('deferred', { agent: 'scripted', initial_turn: 'deferred' })
     const stream = await openStream(`${server.url}/sessions/${hung}/turns/stream`, {
@@ -136,6 +137,11 @@ describe('the log of a server at level info', () => {
     expect(faults.filter(({ request_id }) => request_id !== undefined)).toEqual([
       expect.objectContaining({ request_id: 'thrown' }),
     ])
+  })
+
+  test('says why a turn failed, in the line of that turn alone', () => {
+    const told = server.logs.filter((line) => JSON.stringify(line).includes(FAILURE))
+    expect(told).toEqual([expect.objectContaining({ ...turns[1], code: 'AGENT_ERROR', error: FAILURE })])
   })
 
   test.each(Object.entries(CANARIES))('never repeats the %s', (_, canary) => {

@@ -1,7 +1,7 @@
 import { EventSource } from 'eventsource'
 import { createParser } from 'eventsource-parser'
 import { eventSchemas } from '../../src/core/events.ts'
-import { openStream } from '../helpers/sse.ts'
+import { dataOf, openStream } from '../helpers/sse.ts'
 
 /** An event as an application gets it from its client. */
 export interface Seen {
@@ -36,7 +36,7 @@ export const ownReader: Follower = async (url) => {
     if (stream.status !== 200) throw new Error(`${url} after ${last}: ${stream.status}`)
     for (let frame = await stream.next(); frame !== undefined; frame = await stream.next()) {
       last = frame.id ?? last
-      seen.push({ id: frame.id ?? '', event: frame.event, data: frame.block.slice(frame.block.indexOf('data: ') + 6) })
+      seen.push({ id: frame.id ?? '', event: frame.event, data: dataOf(frame.block) })
     }
     if (stream.end === 'clean') return { seen, end: 'clean' }
   }

@@ -7,7 +7,7 @@ import fc from 'fast-check'
 import { expect, test } from 'vitest'
 import { eventSchemas } from '../../src/core/events.ts'
 import { createIdle } from '../helpers/contract.ts'
-import { openStream, type StreamEvent } from '../helpers/sse.ts'
+import { dataOf, openStream, type StreamEvent } from '../helpers/sse.ts'
 import { useServer } from '../helpers/suite.ts'
 import { SEED, scale } from './support.ts'
 
@@ -29,7 +29,7 @@ const decoders: Record<string, Decoder> = {
     return (await stream.all()).map(({ id = '', event, block }) => ({
       id,
       event,
-      data: block.slice(block.indexOf('\ndata: ') + 7),
+      data: dataOf(block),
     }))
   },
 
