@@ -3,6 +3,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import { Socket } from 'node:net'
 import type { ConnectionError, FastifyInstance } from 'fastify'
 import fp from 'fastify-plugin'
+import { toJsonBody } from './json-answers.ts'
 import { HttpError, InvalidRequest, JSON_TYPE, toProblem } from './problems.ts'
 import { requestIdOf } from './request-log.ts'
 
@@ -90,7 +91,7 @@ export function refuseConnection(error: ConnectionError, socket: Socket): void {
   refused.add(socket)
   // There is no request to take an id from; one of its own still tells two such answers apart.
   const problem = toProblem(connectionError(error), randomUUID())
-  const body = JSON.stringify(problem)
+  const body = toJsonBody(problem)
   socket.end(
     `HTTP/1.1 ${problem.status} ${problem.title}\r\nContent-Type: ${JSON_TYPE}\r\n` +
       `X-Request-Id: ${problem.request_id}\r\nContent-Length: ${Buffer.byteLength(body)}\r\nConnection: close\r\n\r\n${body}`,
@@ -127,5 +128,5 @@ export function refuseExpectation(request: IncomingMessage, response: ServerResp
   closeAfter(response)
   response
     .writeHead(problem.status, { 'content-type': JSON_TYPE, 'x-request-id': problem.request_id })
-    .end(JSON.stringify(problem))
+    .end(toJsonBody(problem))
 }

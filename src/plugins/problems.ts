@@ -13,6 +13,7 @@ import {
 } from '../core/errors.ts'
 import { StringEnum } from '../core/string-enum.ts'
 import { time } from '../core/time.ts'
+import { toJsonBody } from './json-answers.ts'
 import { methodOf } from './unroutable.ts'
 
 /** What HTTP itself can refuse, beside what the service refuses. */
@@ -254,7 +255,7 @@ function sendProblem(error: Error, request: FastifyRequest, reply: FastifyReply)
     .code(problem.status)
     .headers(headersOf(error, problem))
     .type(JSON_TYPE)
-    .serializer(JSON.stringify)
+    .serializer(toJsonBody)
     .send(problem)
 }
 

@@ -80,10 +80,13 @@ describe('a request that is answered before its body arrived', () => {
       socket.on('data', (chunk) => {
         received += chunk
       })
-      socket.once('data', () => socket.write(rest))
+      let more: NodeJS.Timeout | undefined
+      socket.once('data', () => {
+        socket.write(rest)
+        // Until it is told that nobody takes that any more.
+        more = setInterval(() => socket.write('x'), 5)
+      })
       socket.write(head('POST /sessions//turns', JSON_TYPE, 'Transfer-Encoding: chunked'))
-      // Until it is told that nobody takes that any more.
-      const more = setInterval(() => socket.write('x'), 5)
       await closed
       clearInterval(more)
       expect(answers(received)).toEqual(['HTTP/1.1 404'])
@@ -132,7 +135,7 @@ describe('a body over the limit', () => {
     let received = ''
     for await (const chunk of socket) received += chunk
     expect(answers(received)).toEqual(['HTTP/1.1 413'])
-    expect(received).toMatch(/"code":"PAYLOAD_TOO_LARGE".*\}$/s)
+    expect(received).toMatch(/"code":"PAYLOAD_TOO_LARGE".*\}\n$/s)
   })
 
   test('and headers over theirs as well', async () => {
