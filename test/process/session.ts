@@ -50,7 +50,9 @@ export interface Refusal {
 /** What a reader gets who is turned away: bytes that are no frames yet, and a connection that breaks. */
 export function turnedAway(url: string): Promise<Refusal> {
   return new Promise((resolve, reject) => {
-    get(url, { agent: false }, (response: IncomingMessage) => {
+    const request = get(url, { agent: false }, (response: IncomingMessage) => {
+      // The reset that follows is how such an answer ends.
+      request.off('error', reject).on('error', () => {})
       let text = ''
       response.on('data', (chunk) => {
         text += chunk
