@@ -29,7 +29,8 @@ export function openingError(sql: Sql, error: unknown): Error {
 function causeOf(error: unknown): { code: string; message: string } {
   const first = error instanceof AggregateError ? error.errors[0] : error
   const { code = '', message = '' } = first as { code?: string; message?: string }
-  return { code, message: message === '' ? code : message }
+  // Newer versions of Node advise a flag of their own, where a parameter of the URL is the way.
+  return { code, message: message === '' ? code : message.replace(/; if the root CA is installed locally.*$/, '') }
 }
 
 function tlsAdvice(code: string): string | undefined {
