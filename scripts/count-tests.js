@@ -5,7 +5,9 @@ import { basename, relative } from 'node:path'
 const sum = { passed: 0, failed: 0, skipped: 0 }
 const fail = (report, name, message) => {
   sum.failed++
-  console.log(`failed (${basename(report, '.json')}): ${name}\n  ${message?.trim().split('\n').slice(0, 6).join('\n  ')}`)
+  console.log(
+    `failed (${basename(report, '.json')}): ${name}\n  ${message?.trim().split('\n').slice(0, 6).join('\n  ')}`,
+  )
 }
 
 for (const path of process.argv.slice(2)) {
