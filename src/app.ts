@@ -1,5 +1,4 @@
 import type { Server } from 'node:http'
-import cors from '@fastify/cors'
 import Fastify, { type FastifyBaseLogger, type FastifyHttpOptions, type FastifyInstance, LogController } from 'fastify'
 import type { HookHandler } from './agents/hooks/hook.ts'
 import { builtInAgents } from './agents/index.ts'
@@ -17,6 +16,7 @@ import { openapi } from './plugins/openapi.ts'
 import { problems } from './plugins/problems.ts'
 import { requestInput } from './plugins/request-input.ts'
 import { requestIdOf, requestLog } from './plugins/request-log.ts'
+import { schemaController } from './plugins/request-validators.ts'
 import { sessions } from './plugins/sessions.ts'
 import { sse } from './plugins/sse.ts'
 import { turnLog } from './plugins/turn-log.ts'
@@ -54,7 +54,7 @@ export async function buildApp(config: Config, parts: AppParts = {}): Promise<Fa
   // The id and the log line, before anything can be refused.
   await app.register(requestLog, { enabled: logs })
   // Before authentication: a preflight carries no key.
-  if (config.CORS_ORIGINS.length > 0) await app.register(cors, corsOptions(config.CORS_ORIGINS))
+  if (config.CORS_ORIGINS.length > 0) await app.register(import('@fastify/cors'), corsOptions(config.CORS_ORIGINS))
   // Before the body is read, and what is ambiguous before what is not allowed.
   await app.register(requestInput)
   await app.register(webhookAuth, { secrets: config.WEBHOOK_SECRETS })
@@ -142,6 +142,7 @@ function serverOptions(config: Config, logger: FastifyBaseLogger | undefined): F
     routerOptions: { maxParamLength: MAX_HEADER_BYTES },
     rewriteUrl: toRoutable,
     ajv: { customOptions: { removeAdditional: false, coerceTypes: false, allErrors: false, strict: false } },
+    schemaController,
     clientErrorHandler: refuseConnection,
     http: {
       // Node looks for late requests only this often; its own 30 s would let them sit.

@@ -125,7 +125,8 @@ async function openapiCommand(args: readonly string[]): Promise<void> {
   const config: Config = loadConfig({ env: {} })
   const app = await buildApp(config)
   await app.ready()
-  const [document, next] = [app.openapi(), app.openapi('3.2')].map((version) => `${JSON.stringify(version, null, 2)}\n`)
+  const documents = [await app.openapi(), await app.openapi('3.2')]
+  const [document, next] = documents.map((version) => `${JSON.stringify(version, null, 2)}\n`)
   await app.close()
   if (!args.includes('--write')) return print(String(document).trimEnd())
   const folder = new URL('../openapi/', import.meta.url)

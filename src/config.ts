@@ -1,5 +1,4 @@
 import { type Static, type TSchema, Type } from '@sinclair/typebox'
-import { envSchema } from 'env-schema'
 import { masked, storeKinds } from './stores/index.ts'
 
 const ms = (description: string, standard: number, minimum = 0) =>
@@ -198,14 +197,21 @@ export function flagName(setting: string): string {
 }
 
 function readSettings(given: Record<string, unknown>): Static<typeof settings> {
-  try {
-    return envSchema<Static<typeof settings>>({ schema: settings, data: given, env: false, dotenv: false })
-  } catch (error) {
-    const [first] = (error as { errors?: { instancePath: string }[] }).errors ?? []
-    const name = first?.instancePath.slice(1) as SettingName | undefined
-    if (name === undefined || !Object.hasOwn(settings.properties, name)) throw error
-    throw new ConfigError(`${name} must be ${expected(settings.properties[name])}, got "${String(given[name])}"`)
-  }
+  const read = Object.entries<TSchema>(settings.properties).map(([name, schema]) => {
+    const value = name in given ? readValue(schema, String(given[name])) : schema.default
+    if (value !== undefined) return [name, value]
+    throw new ConfigError(`${name} must be ${expected(schema)}, got "${String(given[name])}"`)
+  })
+  return Object.fromEntries(read) as Static<typeof settings>
+}
+
+/** What a text says, or undefined where its schema does not allow that. Settings have no other kinds than these. */
+function readValue(schema: TSchema, text: string): unknown {
+  if (schema.enum !== undefined) return schema.enum.includes(text) ? text : undefined
+  if (schema.type === 'boolean') return text === 'true' || (text === 'false' ? false : undefined)
+  if (schema.type === 'string') return text
+  const number = /^[+-]?\d+$/.test(text.trim()) ? Number(text) : Number.NaN
+  return number >= schema.minimum && number <= schema.maximum ? number : undefined
 }
 
 function expected(schema: TSchema): string {

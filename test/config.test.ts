@@ -23,8 +23,10 @@ const wrong: [SettingName, string, string][] = [
   ['PORT', 'abc', 'PORT must be a whole number from 0 to 65535, got "abc"'],
   ['PORT', '70000', 'PORT must be a whole number from 0 to 65535, got "70000"'],
   ['PORT', '1.5', 'PORT must be a whole number from 0 to 65535, got "1.5"'],
+  ['PORT', '1e3', 'PORT must be a whole number from 0 to 65535, got "1e3"'],
   ['MAX_SESSIONS', '0', 'MAX_SESSIONS must be a whole number from 1 to 10000000, got "0"'],
   ['INSECURE_NO_AUTH', 'maybe', 'INSECURE_NO_AUTH must be true or false, got "maybe"'],
+  ['INSECURE_NO_AUTH', 'toString', 'INSECURE_NO_AUTH must be true or false, got "toString"'],
   ['LOG_LEVEL', 'loud', 'LOG_LEVEL must be one of fatal, error, warn, info, debug, trace, silent, got "loud"'],
   [
     'STORE_URL',

@@ -63,11 +63,11 @@ describe('the tables', () => {
     expect(rows.filter(([, , when = '']) => when.length < 10)).toEqual([])
   })
 
-  test('of resources in the protocol has every operation of the OpenAPI document, and no other', () => {
+  test('of resources in the protocol has every operation of the OpenAPI document, and no other', async () => {
     const documented = table(text('docs/protocol.md'), 'request').map(
       ([request, operation]) => `${request} ${operation}`,
     )
-    const { paths } = server.app.openapi() as unknown as { paths: Record<string, Record<string, Operation>> }
+    const { paths } = (await server.app.openapi()) as unknown as { paths: Record<string, Record<string, Operation>> }
     const served = Object.entries(paths).flatMap(([path, methods]) =>
       Object.entries(methods).map(([method, { operationId }]) => {
         const short = path.replace('{session_id}', '{id}')
@@ -250,7 +250,7 @@ test('the table of request members in the protocol has exactly those of the sche
   const { app, close } = await startServer()
   const protocol = readFileSync(new URL('../docs/protocol.md', import.meta.url), 'utf8')
   const rows = [...protocol.matchAll(/^\| ([\w, ]+) \| ((?:`\w+`).*) \|$/gm)]
-  const { paths, components } = app.openapi()
+  const { paths, components } = await app.openapi()
   const operations = Object.values(paths).flatMap((path) => Object.values(path))
   const compared: string[] = []
   for (const [, ids = '', members = ''] of rows) {

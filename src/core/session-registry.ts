@@ -38,7 +38,9 @@ export class SessionRegistry {
 
   constructor(maxLastSeqs = LAST_SEQS) {
     this.#lastSeqs = new LRUCache({
-      max: maxLastSeqs,
+      // By size and not by `max`, for which the cache would make room in advance.
+      maxSize: maxLastSeqs,
+      sizeCalculation: () => 1,
       dispose: (lastSeq, _, reason) => {
         if (reason === 'evict') this.#lastSeqOfOthers = Math.max(this.#lastSeqOfOthers, lastSeq)
       },

@@ -40,7 +40,10 @@ async function createPages(server: FastifyInstance): Promise<FastifyInstance> {
   const pages = Fastify({ logger: false })
   // The pages' own policy comes with them.
   await pages.register(helmet, { contentSecurityPolicy: false, strictTransportSecurity: false })
-  await pages.register(swagger, { mode: 'static', specification: { document: forReaders(server.openapi()) as never } })
+  await pages.register(swagger, {
+    mode: 'static',
+    specification: { document: forReaders(await server.openapi()) as never },
+  })
   await pages.register(swaggerUi, {
     routePrefix: '/docs',
     staticCSP: true,

@@ -30,7 +30,7 @@ const POLICY = {
   },
 }
 
-/** The page at /playground: a few files, read once. It holds nothing secret and asks for the key itself. */
+/** The page at /playground: a few files, each read when it is first asked for. It holds nothing secret and asks for the key itself. */
 export const playgroundRoutes: FastifyPluginAsync = async (app) => {
   // Here alone: on every answer of the API it would cost more than a short turn does, and browsers do not render those.
   await app.register(helmet, POLICY)
@@ -39,8 +39,14 @@ export const playgroundRoutes: FastifyPluginAsync = async (app) => {
   for (const name of await readdir(FOLDER)) {
     const type = TYPES[extname(name)]
     if (type === undefined) continue
-    const content = await readFile(new URL(name, FOLDER))
+    let content: Promise<Buffer> | undefined
     const url = name === 'index.html' ? '/playground' : `/playground/${name}`
-    app.get(url, open, async (_, reply) => reply.type(type).header('cache-control', 'no-cache').send(content))
+    app.get(url, open, async (_, reply) => {
+      content ??= readFile(new URL(name, FOLDER))
+      return reply
+        .type(type)
+        .header('cache-control', 'no-cache')
+        .send(await content)
+    })
   }
 }

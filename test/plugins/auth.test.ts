@@ -30,7 +30,7 @@ const isOpen = ({ path }: Route) => OPEN.some((pattern) => pattern.test(path))
 const app = await buildApp(loadConfig({ env: { LOG_LEVEL: 'silent' } }))
 await app.ready()
 const routes = routesOf(app)
-const operations = Object.entries(app.openapi().paths).flatMap(([path, methods]) =>
+const operations = Object.entries((await app.openapi()).paths).flatMap(([path, methods]) =>
   Object.entries(methods).map(([method, operation]) => ({
     method: method.toUpperCase(),
     path: path.replace(/\{(\w+)\}/g, ':$1'),

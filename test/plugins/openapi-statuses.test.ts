@@ -24,7 +24,7 @@ beforeAll(async () => {
   server = await startServer({ MAX_SESSIONS: 3, UPLOAD_LIMIT: 1_048_576 })
   locked = await startServer({ API_KEYS: '[{"key":"k"}]' })
   small = await startServer({ MAX_STREAMS: 1 })
-  document = server.app.openapi()
+  document = await server.app.openapi()
   for (const [path, methods] of Object.entries(document.paths)) {
     for (const [method, operation] of Object.entries(methods)) {
       const { operationId: id, requestBody, responses } = operation

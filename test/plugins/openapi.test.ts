@@ -165,7 +165,7 @@ beforeAll(async () => {
     { MAX_SESSIONS: 16, SKILLS_DIR: skills, RETAIN_EVENTS: 40, STREAM_HEARTBEAT_MS: 30, DRAIN_MS: 5_000 },
     { agents: [gate.agent, garrulous] },
   )
-  document = server.app.openapi() as unknown as Document
+  document = (await server.app.openapi()) as unknown as Document
   whole = inlined(document, document) as Document
   operations = Object.entries(whole.paths).flatMap(([path, methods]) =>
     Object.entries(methods).map(([method, operation]) => ({ method: method.toUpperCase(), path, operation })),
