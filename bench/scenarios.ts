@@ -169,6 +169,7 @@ export function scenarios(scale: Scale): Scenario[] {
       compared('delay p50, 20 events a second', 'ms', 'delayP50'),
       compared('share of a core', '', 'share', [atMost(0.4)], [atMost(0.3)]),
     ]),
+    starting(),
     kept(scale),
     openStreams(scale.fewStreams, scale, [
       compared('left of a stream after 1 s, heap', 'KiB', 'left', [atMost(3)], [atMost(1.5)]),
@@ -303,6 +304,20 @@ function fan(name: string, readers: number, prompt: string, scale: Scale, rows: 
       }
     },
     rows,
+  }
+}
+
+/** How long a process takes to be of use, and what it takes before it is. */
+function starting(): Scenario {
+  return {
+    name: 'START',
+    contestants: [RAW, SURICATE],
+    measure: async (stage, _, contestant) => ({ ...(await stage.start(contestant)) }),
+    rows: [
+      compared('until /health answers', 'ms', 'healthMs', [ratioAtMost(8)], [ratioAtMost(5)]),
+      compared('RSS, idle', 'MiB', 'rss', [atMost(90)], [atMost(70)]),
+      compared('--version, over node -e 0', 'ms', 'sayMs', [ratioAtMost(4)], [ratioAtMost(3)]),
+    ],
   }
 }
 

@@ -8,6 +8,7 @@ import type { Answer, Memory } from './control.ts'
 import { Databases } from './databases.ts'
 import type { Plant } from './load/plant.ts'
 import type { LoadCommand } from './load.ts'
+import { BARE, type Started, start } from './start.ts'
 
 const SERVER_CORE = 0
 const LOAD_CORE = 1
@@ -85,6 +86,18 @@ export class Stage {
     await this.load.ask('target', { target })
     const profile = profiles === undefined ? undefined : join(profiles, `${contestant.name}-${Date.now()}.cpuprofile`)
     return new Server(child, { profile, writer, storeUrl })
+  }
+
+  /** A process that nothing has been asked of yet, and the time until it answers. */
+  start({ kind }: Contestant): Promise<Started> {
+    const { dist, base } = this.#options
+    const build = kind === 'raw' ? base : dist
+    const cli = build === undefined ? undefined : join(build, 'cli.js')
+    const program = {
+      serve: [cli ?? '', 'serve', '--port', '0', '--log-format', 'json'],
+      say: [cli ?? '', '--version'],
+    }
+    return start(cli === undefined ? BARE : program, canPin ? ['taskset', '-c', String(SERVER_CORE)] : [])
   }
 
   async close(): Promise<void> {

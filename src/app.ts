@@ -26,6 +26,8 @@ import { registerRoutes } from './routes/index.ts'
 import { unavailable } from './routes/unavailable.ts'
 import { VERSION } from './version.ts'
 
+/** Beside `src` and `dist` alike. */
+const PLAYGROUND = new URL('../playground/', import.meta.url)
 /** Of the request line and the headers together. */
 const MAX_HEADER_BYTES = 16_384
 
@@ -101,7 +103,7 @@ export async function buildApp(config: Config, parts: AppParts = {}): Promise<Fa
   await app.register(metrics, { registry, observe })
   // Before the routes: it collects them.
   await app.register(openapi, { version: VERSION })
-  await registerRoutes(app, { version: VERSION, uploadLimit: config.UPLOAD_LIMIT })
+  await registerRoutes(app, { version: VERSION, uploadLimit: config.UPLOAD_LIMIT, playground: PLAYGROUND })
   return app
 }
 

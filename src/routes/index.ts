@@ -4,7 +4,7 @@ import { commsRoutes } from './comms.ts'
 import { eventRoutes } from './events.ts'
 import { interactionRoutes } from './interactions.ts'
 import { notAvailableRoutes } from './not-available.ts'
-import { playgroundRoutes } from './playground.ts'
+import { type PlaygroundOptions, playgroundRoutes } from './playground.ts'
 import { addSharedSchemas } from './schemas.ts'
 import { type ServerRoutesOptions, serverRoutes } from './server.ts'
 import { sessionRoutes } from './sessions.ts'
@@ -30,10 +30,10 @@ export async function registerSessionRoutes(app: FastifyInstance, options: Trans
 /** Every route of the server. */
 export async function registerRoutes(
   app: FastifyInstance,
-  { version, ...options }: ServerRoutesOptions & TranscriptRoutesOptions,
+  { version, playground, ...options }: ServerRoutesOptions & PlaygroundOptions & TranscriptRoutesOptions,
 ): Promise<void> {
   await registerSessionRoutes(app, options)
   await app.register(serverRoutes, { version })
   await app.register(usageRoutes)
-  await app.register(playgroundRoutes)
+  await app.register(playgroundRoutes, { playground })
 }

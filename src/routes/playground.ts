@@ -3,9 +3,6 @@ import { extname } from 'node:path'
 import helmet from '@fastify/helmet'
 import type { FastifyPluginAsync } from 'fastify'
 
-/** Beside `src` and `dist` alike, so that nothing needs to be copied. */
-const FOLDER = new URL('../../playground/', import.meta.url)
-
 const TYPES: Readonly<Record<string, string>> = {
   '.html': 'text/html; charset=utf-8',
   '.js': 'text/javascript; charset=utf-8',
@@ -30,19 +27,24 @@ const POLICY = {
   },
 }
 
+export interface PlaygroundOptions {
+  /** Folder of the page's files. */
+  playground: URL
+}
+
 /** The page at /playground: a few files, each read when it is first asked for. It holds nothing secret and asks for the key itself. */
-export const playgroundRoutes: FastifyPluginAsync = async (app) => {
+export const playgroundRoutes: FastifyPluginAsync<PlaygroundOptions> = async (app, { playground }) => {
   // Here alone: on every answer of the API it would cost more than a short turn does, and browsers do not render those.
   await app.register(helmet, POLICY)
   const open = { schema: { hide: true }, config: { public: true } }
   app.get('/', open, async (_, reply) => reply.redirect('/playground', 302))
-  for (const name of await readdir(FOLDER)) {
+  for (const name of await readdir(playground)) {
     const type = TYPES[extname(name)]
     if (type === undefined) continue
     let content: Promise<Buffer> | undefined
     const url = name === 'index.html' ? '/playground' : `/playground/${name}`
     app.get(url, open, async (_, reply) => {
-      content ??= readFile(new URL(name, FOLDER))
+      content ??= readFile(new URL(name, playground))
       return reply
         .type(type)
         .header('cache-control', 'no-cache')
